@@ -1,0 +1,1 @@
+"""The model, its diffusion maths and the stages from noise to frames, in pure PyTorch."""

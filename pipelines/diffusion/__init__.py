@@ -1,0 +1,1 @@
+"""Diffusion maths: noise schedules, objectives, samplers, guidance."""

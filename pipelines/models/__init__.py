@@ -1,0 +1,1 @@
+"""Networks: temporal layers inserted into image networks, autoencoders, conditioning."""

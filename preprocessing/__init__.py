@@ -1,0 +1,1 @@
+"""From a corpus of videos to latent shards, on Ray Data."""

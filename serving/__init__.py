@@ -1,0 +1,1 @@
+"""From a checkpoint to an HTTP API, on Ray Serve."""

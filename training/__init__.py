@@ -1,0 +1,1 @@
+"""From latent shards to a checkpoint, on Ray Train and DeepSpeed."""

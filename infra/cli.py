@@ -1,0 +1,102 @@
+"""What every command line shares: exit codes, one-line errors, typed arguments, log format."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class ExitCode(IntEnum):
+    """What a command says to the shell."""
+
+    DONE = 0
+    BAD_ARGUMENTS = 2
+    DONE_WITH_QUARANTINE = 3
+    INCOMPLETE = 4
+
+
+class IncompleteError(Exception):
+    """Work stopped before its end for a reason outside the arguments; running the same command again goes on."""
+
+
+def run_command(command: Callable[[], ExitCode | None]) -> NoReturn:
+    """Run a command and leave the process with its exit code.
+
+    Bad arguments, files and configs (ValueError, OSError) end as one line on standard error and code 2, unfinished
+    work (IncompleteError, Ctrl-C) as one line and code 4. A traceback means a defect of the program.
+    """
+    configure_logs()
+    try:
+        code = command() or ExitCode.DONE
+    except (ValueError, OSError) as err:
+        _leave(ExitCode.BAD_ARGUMENTS, err)
+    except IncompleteError as err:
+        _leave(ExitCode.INCOMPLETE, err)
+    except KeyboardInterrupt:
+        _leave(ExitCode.INCOMPLETE, "interrupted; run the same command again to go on")
+    sys.exit(int(code))
+
+
+def configure_logs() -> None:
+    """Send log lines to standard error in one format; the level comes from VIDEOLDM_LOG (default WARNING)."""
+    logging.basicConfig(
+        level=os.environ.get("VIDEOLDM_LOG", "WARNING").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def parse(command: type[T] | Callable[..., T], arguments: Sequence[str], *, program: str) -> T:
+    """Parse `arguments` with tyro into a dataclass, a union of them, or a function call; exits with 2 on misuse."""
+    return tyro.cli(command, args=list(arguments), prog=program, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def reject_unknown_keys(config_class: type, values: dict[str, Any], *, where: str) -> None:
+    """Refuse keys that a config class does not have, naming the nearest it has.
+
+    Raises:
+        ValueError: naming the first unknown key, where it stands and the nearest known one.
+    """
+    assert is_dataclass(config_class)
+    known = [field.name for field in fields(config_class)]
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown field {key!r} in {where}; {hint}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        ValueError: if the file is missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as err:
+        raise ValueError(f"no file at {str(path)!r}; give the path of a JSON file") from err
+    except json.JSONDecodeError as err:
+        raise ValueError(f"{str(path)!r} is not JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(value).__name__}; a JSON object is needed")
+    return value
+
+
+def _leave(code: ExitCode, message: object) -> NoReturn:
+    line = " ".join(str(message).split()) or type(message).__name__
+    print(f"error: {line}", file=sys.stderr)
+    logger.debug("command failed", exc_info=True)
+    sys.exit(int(code))

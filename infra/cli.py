@@ -5,8 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -61,21 +59,6 @@ def configure_logs() -> None:
 def parse(command: type[T] | Callable[..., T], arguments: Sequence[str], *, program: str) -> T:
     """Parse `arguments` with tyro into a dataclass, a union of them, or a function call; exits with 2 on misuse."""
     return tyro.cli(command, args=list(arguments), prog=program, config=(tyro.conf.OmitArgPrefixes,))
-
-
-def reject_unknown_keys(config_class: type, values: dict[str, Any], *, where: str) -> None:
-    """Refuse keys that a config class does not have, naming the nearest it has.
-
-    Raises:
-        ValueError: naming the first unknown key, where it stands and the nearest known one.
-    """
-    assert is_dataclass(config_class)
-    known = [field.name for field in fields(config_class)]
-    for key in values:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown field {key!r} in {where}; {hint}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

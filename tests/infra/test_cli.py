@@ -1,11 +1,10 @@
 """Exit codes and one-line errors of the command lines."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
-from infra.cli import ExitCode, IncompleteError, reject_unknown_keys, run_command
+from infra.cli import ExitCode, IncompleteError, run_command
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:
@@ -39,12 +38,3 @@ def test_run_command_turns_outcomes_into_exit_codes(
 def test_run_command_lets_defects_keep_their_traceback() -> None:
     with pytest.raises(KeyError):
         run_command(_raiser(KeyError("defect")))
-
-
-def test_reject_unknown_keys_names_the_nearest_field() -> None:
-    @dataclass(frozen=True)
-    class Config:
-        batch_size: int = 1
-
-    with pytest.raises(ValueError, match=r"'batchsize' in run\.json; did you mean 'batch_size'"):
-        reject_unknown_keys(Config, {"batchsize": 3}, where="run.json")

@@ -1,0 +1,85 @@
+"""Who gets in: the bounds of the queue, each tenant's quota, the place in line, and when to try again."""
+
+from sqlalchemy import Connection, Float, cast, func, select, update
+
+from serving.records import UNFINISHED, Bounds, NewJob, QueueFullError
+from serving.tables import jobs, loads, rates, tasks, tenants
+
+# How much longer than its own work a job may be kept waiting by shorter ones before it goes first.
+_PATIENCE = 4.0
+_DEFAULT_SECONDS_PER_COST = 1.0
+# A worker that has not been heard of for this long does not count as help.
+_WORKER_ALIVE_S = 30.0
+_DAY_S = 86400.0
+
+
+def check_room(connection: Connection, new: NewJob, bounds: Bounds, now: float) -> None:
+    """Refuse a job for which the service or its tenant has no room.
+
+    Raises:
+        QueueFullError: with an estimate of when there is room.
+    """
+    count = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
+    if connection.execute(count).scalar_one() >= bounds.max_unfinished:
+        wait_s = seconds_per_job(connection, now)
+        raise QueueFullError(f"the queue is full ({bounds.max_unfinished} jobs); try again later", wait_s)
+    tenant = connection.execute(select(tenants).where(tenants.c.name == new.tenant)).one()
+    if connection.execute(count.where(jobs.c.tenant == new.tenant)).scalar_one() >= tenant.max_unfinished:
+        wait_s = seconds_per_job(connection, now)
+        raise QueueFullError(f"this key may have {tenant.max_unfinished} unfinished jobs; wait for one to end", wait_s)
+    today = (jobs.c.tenant == new.tenant) & (jobs.c.created_at > now - _DAY_S)
+    spent = connection.execute(select(func.coalesce(func.sum(jobs.c.cost), 0.0)).where(today)).scalar_one()
+    cost = sum(spec.cost for spec in new.tasks)
+    if spent + cost > tenant.daily_cost:
+        message = f"this job costs {cost:g} and this key has {max(tenant.daily_cost - spent, 0.0):g} left today"
+        oldest = connection.execute(select(func.min(jobs.c.created_at)).where(today)).scalar_one()
+        raise QueueFullError(message, _DAY_S if oldest is None else oldest + _DAY_S - now)
+
+
+def take_rank(connection: Connection, new: NewJob, now: float) -> float:
+    """Place the job among its tenant's (short work before long, old before new) and wake the tenant."""
+    work_s = sum(spec.cost * rate_of(connection, spec.stage) for spec in new.tasks)
+    mine = tenants.c.name == new.tenant
+    unfinished = select(jobs.c.tenant).where(jobs.c.status.in_(UNFINISHED))
+    if connection.execute(unfinished.where(jobs.c.tenant == new.tenant).limit(1)).first() is None:
+        # Time not used is not saved up: a tenant that comes back starts level with the least served one.
+        active = select(func.min(tenants.c.virtual_time)).where(tenants.c.name.in_(unfinished))
+        level = connection.execute(active).scalar_one()
+        if level is not None:
+            behind = tenants.c.virtual_time < level
+            connection.execute(update(tenants).where(mine, behind).values(virtual_time=level))
+    return now + _PATIENCE * work_s
+
+
+def rate_of(connection: Connection, stage: str) -> float:
+    """Measured seconds of work per unit of cost of a stage."""
+    row = connection.execute(select(rates.c.seconds_per_cost).where(rates.c.stage == stage)).first()
+    return row.seconds_per_cost if row else _DEFAULT_SECONDS_PER_COST
+
+
+def seconds_per_job(connection: Connection, now: float) -> float:
+    """Estimate the time between two finished jobs: mean work at the busiest stage, shared by its workers."""
+    unfinished = select(jobs.c.id).where(jobs.c.status.in_(UNFINISHED))
+    num_jobs = max(1, connection.execute(select(func.count()).select_from(unfinished.subquery())).scalar_one())
+    slowest = [work_s / num_jobs / workers for work_s, workers in _load_by_stage(connection, now).values()]
+    return max(slowest, default=_DEFAULT_SECONDS_PER_COST)
+
+
+def seconds_until_idle(connection: Connection, now: float) -> float:
+    """Estimate how long the work that has been accepted takes, at the busiest stage."""
+    return max((work_s / workers for work_s, workers in _load_by_stage(connection, now).values()), default=0.0)
+
+
+def _load_by_stage(connection: Connection, now: float) -> dict[str, tuple[float, int]]:
+    share_left = 1.0 - cast(tasks.c.steps_done, Float) / tasks.c.num_steps
+    work = (
+        select(tasks.c.stage, func.sum(tasks.c.cost * share_left).label("cost"))
+        .where(tasks.c.status.in_(("waiting", "ready", "leased")))
+        .group_by(tasks.c.stage)
+    )
+    alive = select(loads.c.owner, loads.c.stages).where(loads.c.seen_at > now - _WORKER_ALIVE_S).distinct()
+    helpers = [set(row.stages.split(",")) for row in connection.execute(alive).all()]
+    return {
+        row.stage: (row.cost * rate_of(connection, row.stage), max(1, sum(row.stage in stages for stages in helpers)))
+        for row in connection.execute(work).all()
+    }

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ class Run:
         except (MlflowException, OSError, ValueError) as err:
             logger.warning("mlflow is out of reach, records of this run stop here call=%s error=%s", what, err)
             self._client = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One metric of one run: its points (step, value) in the order of steps."""
+
+    run: str
+    points: list[tuple[int, float]]
+
+
+def curves(tracking_uri: str, metric: str) -> list[Curve]:
+    """Read a metric of every run of a store, oldest run first; runs without it are left out."""
+    client = MlflowClient(tracking_uri=tracking_uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = []
+    for run in client.search_runs(experiments, order_by=["attributes.start_time ASC"]):
+        points = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
+        if points:
+            found.append(Curve(run=str(run.info.run_name), points=points))
+    return found
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:

@@ -1,0 +1,178 @@
+"""The main job end to end, made of the public commands: corpus -> shards -> training -> service -> MP4.
+
+`python -m infra.demo --out out --minutes 8` runs it; everything it makes lies below the folder it is given.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import tyro
+from openai import OpenAI, OpenAIError
+
+from infra import demo_page
+from infra.cli import ExitCode, IncompleteError, run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL_CLIPS = ROOT / "tests" / "data" / "driving"
+SERVICE_START_S = 180
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Run the main job and write out/demo.mp4, a contact sheet and a page that shows every step.
+
+    Attributes:
+        out: folder for everything the demo makes; emptied first.
+        minutes: time for the three trainings together.
+        clips: number of synthetic driving clips.
+    """
+
+    out: Path = Path("out")
+    minutes: float = 8.0
+    clips: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the demo: what the reader sees, what runs, and how long that takes on two cores."""
+
+    title: str
+    run: Callable[[IO[str]], None]
+    expected_s: float
+
+
+def steps(demo: Demo) -> list[Step]:
+    """List the steps in order; each is one public command or the service's client."""
+    out, training_s = demo.out, demo.minutes * 60
+    corpus, shards, checkpoint, synthetic = out / "corpus", out / "shards", out / "checkpoint", out / "corpus/synthetic"
+    real_samples = [str(path) for path in sorted(REAL_CLIPS.glob("*.mp4"))[:2]]
+    train = ("--out", str(checkpoint), "--run-dir", str(out / "runs"))
+    encode = ("preprocessing", "run", str(corpus), str(shards), "--preset", "tiny", "--checkpoint", str(checkpoint))
+    decode = ("pipelines", "reconstruct", *real_samples, "--checkpoint", str(checkpoint))
+
+    def commands(*lines: Sequence[str]) -> Callable[[IO[str]], None]:
+        def run_all(log: IO[str]) -> None:
+            for line in lines:
+                _module(line, log)
+
+        return run_all
+
+    def training(preset: str, source: Sequence[str], share: float) -> Step:
+        line = ("training", preset, *source, *train, "--minutes", f"{demo.minutes * share:.3f}")
+        return Step(title=f"train {preset}", run=commands(line), expected_s=25 + training_s * share)
+
+    return [
+        Step(
+            title=f"draw {demo.clips} synthetic drives beside the real clips",
+            run=commands(
+                ("preprocessing", "synthesize", str(synthetic), "--clips", str(demo.clips), "--preset", "tiny")
+            ),
+            expected_s=30,
+        ),
+        training("tiny-autoencoder", ("--corpus", str(corpus)), 0.4),
+        Step(title="encode both corpora into latent shards", run=commands(encode), expected_s=45),
+        training("tiny-image", ("--shards", str(shards)), 0.35),
+        training("tiny-keyframes", ("--shards", str(shards)), 0.25),
+        Step(
+            title="look at the corpora and at what the latents keep",
+            run=commands(
+                ("pipelines", "sheet", *real_samples, "--out", str(out / "real.png")),
+                ("pipelines", "sheet", *_synthetic_samples(synthetic), "--out", str(out / "synthetic.png")),
+                (*decode, "--out", str(out / "again.png")),
+            ),
+            expected_s=20,
+        ),
+        Step(title="serve a clip", run=lambda log: _ask(demo, checkpoint, log), expected_s=60),
+        Step(title="write the page", run=lambda log: demo_page.write(out), expected_s=5),
+    ]
+
+
+def run(demo: Demo) -> ExitCode:
+    """Run every step with a line that says what happens and how long it still takes."""
+    if demo.out.exists():
+        shutil.rmtree(demo.out)
+    (demo.out / "corpus").mkdir(parents=True)
+    shutil.copytree(REAL_CLIPS, demo.out / "corpus" / "real")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{demo.out.absolute() / 'mlflow.db'}"
+    started = time.monotonic()
+    todo = steps(demo)
+    with (demo.out / "demo.log").open("w") as log:
+        for number, step in enumerate(todo, start=1):
+            left_s = sum(later.expected_s for later in todo[number - 1 :])
+            print(f"[{number}/{len(todo)}] {step.title} (about {left_s / 60:.0f} min left)", flush=True)
+            step.run(log)
+    print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {demo.out / 'index.html'}")
+    return ExitCode.DONE
+
+
+def _synthetic_samples(corpus: Path) -> list[str]:
+    return [str(corpus / f"{number:06d}.mp4") for number in range(2)]
+
+
+def _module(line: Sequence[str], log: IO[str]) -> None:
+    log.write(f"\n$ python -m {' '.join(line)}\n")
+    log.flush()
+    finished = subprocess.run([sys.executable, "-m", *line], stdout=log, stderr=log, cwd=ROOT, check=False)
+    if finished.returncode not in (ExitCode.DONE, ExitCode.DONE_WITH_QUARANTINE):
+        raise IncompleteError(f"`python -m {' '.join(line)}` ended with code {finished.returncode}; see {log.name}")
+
+
+def _ask(demo: Demo, checkpoint: Path, log: IO[str]) -> None:
+    with _service(checkpoint, demo.out / "service", log) as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="demo", timeout=120)
+        try:
+            video = client.videos.create_and_poll(prompt="driving by day", extra_body={"seed": 1, "scene": "day"})
+            if video.status != "completed":
+                raise IncompleteError(f"the service could not make the clip: {video.error}; see {log.name}")
+            client.videos.download_content(video.id).write_to_file(demo.out / "demo.mp4")
+        except OpenAIError as err:
+            raise IncompleteError(f"the service did not answer: {err}; see {log.name}") from err
+    _module(("pipelines", "sheet", str(demo.out / "demo.mp4"), "--out", str(demo.out / "demo.png")), log)
+
+
+@contextmanager
+def _service(checkpoint: Path, state: Path, log: IO[str]) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = ["serving", "--checkpoint", str(checkpoint), "--port", str(port), "--state", str(state)]
+    log.write(f"\n$ python -m {' '.join(line)}\n")
+    log.flush()
+    server = subprocess.Popen([sys.executable, "-m", *line], stdout=log, stderr=log, cwd=ROOT)
+    try:
+        _wait_ready(f"http://127.0.0.1:{port}", server, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -> None:
+    deadline = time.monotonic() + SERVICE_START_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise IncompleteError(f"the service ended with code {server.returncode}; see {log.name}")
+        try:
+            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise IncompleteError(f"the service was not ready after {SERVICE_START_S} s; see {log.name}")
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Demo, prog="python -m infra.demo")))

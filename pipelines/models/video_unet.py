@@ -1,0 +1,248 @@
+"""An image diffusion network made a video network: temporal layers behind the layers of an unmodified U-Net.
+
+Source: Blattmann et al. 2023, section 3.1 and figure 4.
+"""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipelines.models.attention import share_tokens
+from pipelines.models.checks import UNet, check_backbone, check_inputs
+from pipelines.models.conditioning import Conditions
+from pipelines.models.temporal import Clip, TemporalConfig, zeroed
+from pipelines.models.temporal_convolution import TemporalConvolution
+from pipelines.models.temporal_transformer import TemporalTransformer
+from pipelines.tensors import Context, Latents, Timestep
+
+_active: ContextVar[tuple["VideoUNet", Clip] | None] = ContextVar("_active", default=None)
+"""The network at work and its clip. Video networks may share one backbone: only the one at work adds its layers."""
+
+
+class VideoUNet(nn.Module):
+    """An image U-Net with a temporal layer behind every residual block and every transformer block.
+
+    The layers hang on the U-Net's blocks as forward hooks: its modules, weights and names stay as they are, and
+    called by itself it is still the image model. A new VideoUNet gives the image model's output for every frame.
+
+    Args:
+        unet: a diffusers U-Net made of two-dimensional residual and transformer blocks.
+        config: what to insert.
+
+    Raises:
+        ValueError: the network is of another family.
+    """
+
+    def __init__(self, unet: nn.Module, config: TemporalConfig) -> None:
+        super().__init__()
+        self.unet = unet = check_backbone(unet)
+        self.config = config
+        self.temporal = nn.ModuleDict()
+        for name, level, block in _blocks(unet):
+            if config.convolution:
+                for index, resnet in enumerate(block.resnets):
+                    self._follow_resnet(f"{name}_resnets_{index}", level, resnet)
+            if config.attention:
+                for index, attention in enumerate(getattr(block, "attentions", None) or ()):
+                    self._follow_attention(f"{name}_attentions_{index}", attention)
+        if config.embeds_context_level:
+            self.temporal["context_level"] = LevelEmbedding(unet.conv_in.out_channels, _embedding_dim(unet))
+        if config.input_concat:
+            # The convolution of concatenated channels is the sum of two; apart, the backbone keeps its own.
+            self.temporal["context_in"] = zeroed(
+                nn.Conv2d(unet.config["in_channels"] + 1, unet.conv_in.out_channels, 3, padding=1, bias=False)
+            )
+            unet.conv_in.register_forward_hook(self._after_conv_in)
+        share_tokens(unet)
+
+    def forward(self, noisy: Latents, timestep: Timestep, conditions: Conditions) -> Latents:
+        """Predict what the backbone was trained to predict (noise, velocity) for all frames of the clips.
+
+        Args:
+            noisy: noisy latents of b clips of t frames.
+            timestep: noise level of each clip.
+            conditions: what the clips are conditioned on.
+
+        Raises:
+            ValueError: channels, frames, size or a condition do not fit this network.
+        """
+        check_inputs(self.unet, self.config, noisy, conditions)
+        num_frames = noisy.shape[1]
+        images = rearrange(self._with_native_context(noisy, conditions.context), "b t z h w -> (b t) z h w")
+        kwargs: dict[str, Tensor | bool | None] = {"return_dict": False}
+        if conditions.class_labels is not None:
+            kwargs["class_labels"] = conditions.class_labels.repeat_interleave(num_frames, dim=0)
+        if isinstance(self.unet, UNet2DConditionModel):
+            kwargs["encoder_hidden_states"] = conditions.text
+        all_images = conditions.is_image is not None and bool(conditions.is_image.all())
+        token = _active.set(None if all_images else (self, self._clip(noisy, conditions)))
+        try:
+            (prediction,) = self.unet(images, repeat(timestep, "b -> (b t)", t=num_frames), **kwargs)
+        finally:
+            _active.reset(token)
+        return rearrange(prediction, "(b t) z h w -> b t z h w", t=num_frames)
+
+    def temporal_parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the parameters that are not the backbone's."""
+        return self.temporal.parameters()
+
+    def temporal_state_dict(self) -> dict[str, Tensor]:
+        """Return the weights that are not the backbone's; they load over any backbone of the same shape."""
+        return self.temporal.state_dict()
+
+    def load_temporal_state_dict(self, weights: dict[str, Tensor]) -> None:
+        """Load what `temporal_state_dict` returned.
+
+        Raises:
+            ValueError: the weights belong to a network of another shape or to another stage.
+        """
+        own = self.temporal.state_dict()
+        faults = [f"missing {name}" for name in own if name not in weights]
+        faults += [f"unknown {name}" for name in weights if name not in own]
+        faults += [
+            f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            for name, tensor in weights.items()
+            if name in own and own[name].shape != tensor.shape
+        ]
+        if faults:
+            raise ValueError(
+                f"temporal weights do not fit this network ({len(faults)} faults: {'; '.join(faults[:3])}); load "
+                "weights of the same stage and backbone shape, or start from them with initialise_temporal"
+            )
+        self.temporal.load_state_dict(weights)
+
+    def initialise_temporal(self, weights: dict[str, Tensor]) -> list[str]:
+        """Start from another stage's temporal weights: take those that fit, keep the start value of the others.
+
+        A scalar mix spreads over the frames of a per-frame mix.
+
+        Returns:
+            The names that keep their start value, such as the context's when starting from a key-frame model.
+
+        Raises:
+            ValueError: no weight fits.
+        """
+        own = self.temporal.state_dict()
+        taken = {
+            name: tensor.expand_as(own[name])
+            for name, tensor in weights.items()
+            if name in own and (tensor.shape == own[name].shape or tensor.shape == (1,))
+        }
+        if not taken:
+            raise ValueError("none of the temporal weights fits this network; the backbones differ in shape")
+        self.temporal.load_state_dict(taken, strict=False)
+        return [name for name in own if name not in taken]
+
+    def freeze_spatial(self) -> None:
+        """Stop training the backbone (equation 2: only the temporal parameters are optimised)."""
+        self.unet.requires_grad_(False)
+
+    def _with_native_context(self, noisy: Latents, context: Context | None) -> Tensor:
+        """Concatenate the context if the backbone itself expects more channels, as upscalers do."""
+        missing = self.unet.config["in_channels"] - noisy.shape[2]
+        return noisy if missing == 0 or context is None else torch.cat([noisy, context], dim=2)
+
+    def _clip(self, noisy: Latents, conditions: Conditions) -> Clip:
+        level = None
+        if self.config.embeds_context_level:
+            level = self.temporal["context_level"](conditions.context_level)
+        return Clip(
+            num_frames=noisy.shape[1],
+            tokens=conditions.text if conditions.temporal_text is None else conditions.temporal_text,
+            context=conditions.context,
+            level=level,
+            is_image=conditions.is_image,
+            attention_bias=_band(noisy, self.config.attention_window),
+        )
+
+    def _follow_resnet(self, key: str, level: int, resnet: ResnetBlock2D) -> None:
+        self.temporal[key] = TemporalConvolution(
+            self.config,
+            channels=resnet.out_channels,
+            embedding_dim=_embedding_dim(self.unet),
+            groups=resnet.norm2.num_groups,
+            eps=resnet.norm1.eps,
+            level=level,
+        )
+        resnet.register_forward_hook(partial(self._after_resnet, key))
+
+    def _follow_attention(self, key: str, attention: Any) -> None:
+        blocks = attention.transformer_blocks if isinstance(attention, Transformer2DModel) else [attention]
+        first: Attention = blocks[0].attn1 if isinstance(attention, Transformer2DModel) else attention
+        self.temporal[key] = TemporalTransformer(
+            self.config, width=first.query_dim, heads=first.heads, depth=len(blocks)
+        )
+        for index, block in enumerate(blocks):
+            block.register_forward_hook(partial(self._after_attention, key, index))
+
+    def _own_clip(self) -> Clip | None:
+        active = _active.get()
+        return active[1] if active is not None and active[0] is self else None
+
+    def _after_resnet(self, key: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        clip = self._own_clip()
+        return output if clip is None else self.temporal[key](output, inputs[1], clip)
+
+    def _after_attention(self, key: str, index: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        clip = self._own_clip()
+        if clip is None:
+            return output
+        if output.ndim == 3:
+            return self.temporal[key](index, output, clip)
+        height = output.shape[2]
+        tokens = self.temporal[key](index, rearrange(output, "bt c h w -> bt (h w) c"), clip)
+        return rearrange(tokens, "bt (h w) c -> bt c h w", h=height)
+
+    def _after_conv_in(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        clip = self._own_clip()
+        if clip is None or clip.context is None:
+            return output
+        return output + self.temporal["context_in"](rearrange(clip.context, "b t k h w -> (b t) k h w"))
+
+
+class LevelEmbedding(nn.Module):
+    """Embed the noise level of the context, to be added to the embedding of the latents' noise level."""
+
+    def __init__(self, width: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.width = width
+        self.proj_in = nn.Linear(width, embedding_dim)
+        self.proj_out = zeroed(nn.Linear(embedding_dim, embedding_dim))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Map levels ( b) to embeddings (b e): sinusoids, then an MLP that starts at zero."""
+        waves = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return self.proj_out(functional.silu(self.proj_in(waves.to(self.proj_in.weight.dtype))))
+
+
+def _embedding_dim(unet: UNet) -> int:
+    return unet.time_embedding.linear_2.out_features
+
+
+def _blocks(unet: UNet) -> Iterator[tuple[str, int, Any]]:
+    """Iterate over the U-Net's blocks with their name and the number of halvings before them."""
+    deepest = len(unet.down_blocks) - 1
+    yield from ((f"down_blocks_{level}", level, block) for level, block in enumerate(unet.down_blocks))
+    yield "mid_block", deepest, unet.mid_block
+    yield from ((f"up_blocks_{index}", deepest - index, block) for index, block in enumerate(unet.up_blocks))
+
+
+def _band(noisy: Latents, window: int | None) -> Tensor | None:
+    """Hide frames further away than `window` (appendix D: 8 frames when run on longer clips)."""
+    num_frames = noisy.shape[1]
+    if window is None or window >= num_frames - 1:
+        return None
+    index = torch.arange(num_frames, device=noisy.device)
+    is_far = (index[:, None] - index).abs() > window
+    return torch.zeros(num_frames, num_frames, dtype=noisy.dtype, device=noisy.device).masked_fill(is_far, -torch.inf)

@@ -1,0 +1,333 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.unets.unet_1d import UNet1DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch.testing import assert_close
+
+from pipelines.models.conditioning import Conditions
+from pipelines.models.temporal import TemporalConfig
+from pipelines.models.video_unet import VideoUNet
+
+TEXT_DIM = 24
+
+
+def image_model(unet, noisy, timestep, text):
+    """The image model applied to every frame by itself."""
+    frames = [
+        unet(noisy[b, t][None], timestep[b][None], text[b][None]).sample[0]
+        for b in range(noisy.shape[0])
+        for t in range(noisy.shape[1])
+    ]
+    return torch.stack(frames).unflatten(0, noisy.shape[:2])
+
+
+def image_batch(unet, noisy, timestep, text):
+    """The image model applied to all frames as one batch."""
+    b, t = noisy.shape[:2]
+    out = unet(noisy.flatten(0, 1), timestep.repeat_interleave(t), text.repeat_interleave(t, 0)).sample
+    return out.unflatten(0, (b, t))
+
+
+def test_video_unet_untrained_equals_image_model_bit_for_bit(make_unet, make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    unet = make_unet()
+    expected = image_batch(unet, noisy, timestep, conditions.text)
+    video = make_video_unet(unet=unet)(noisy, timestep, conditions)
+    assert_close(video, expected, rtol=0, atol=0)
+    assert_close(video, image_model(unet, noisy, timestep, conditions.text), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temporal", [{"attention": False}, {"convolution": False, "attention_blocks": 2}])
+def test_video_unet_ablated_and_untrained_equals_image_model(make_video_unet, inputs, temporal):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(**temporal)
+    video = video_unet(noisy, timestep, conditions)
+    assert_close(video, image_batch(video_unet.unet, noisy, timestep, conditions.text), rtol=0, atol=0)
+
+
+def test_video_unet_with_mix_one_equals_image_model_and_separates_frames(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(trained=True)
+    for name, parameter in video_unet.temporal.named_parameters():
+        if name.endswith("logit"):
+            torch.nn.init.constant_(parameter, torch.inf)
+    video = video_unet(noisy, timestep, conditions)
+    assert_close(video, image_batch(video_unet.unet, noisy, timestep, conditions.text), rtol=0, atol=0)
+    changed = noisy.clone()
+    changed[:, 2] += 1
+    assert_close(video_unet(changed, timestep, conditions)[:, :2], video[:, :2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("temporal", [{}, {"convolution": False}, {"attention": False}])
+def test_video_unet_trained_frame_depends_on_other_frames(make_video_unet, inputs, temporal):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(trained=True, **temporal)
+    changed = noisy.clone()
+    changed[:, 2] += 1
+    difference = video_unet(changed, timestep, conditions) - video_unet(noisy, timestep, conditions)
+    assert (difference[:, 0].abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+
+
+def test_video_unet_clips_of_a_batch_are_independent(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(trained=True, context_channels=5, embeds_context_level=True)
+    context, level = torch.randn(2, 3, 5, 10, 12), torch.tensor([0.0, 200.0])
+    both = video_unet(noisy, timestep, replace(conditions, context=context, context_level=level))
+    for b in range(2):
+        own = Conditions(text=conditions.text[b][None], context=context[b][None], context_level=level[b][None])
+        assert_close(video_unet(noisy[b][None], timestep[b][None], own)[0], both[b], rtol=1e-4, atol=1e-5)
+
+
+def test_video_unet_image_clips_see_no_temporal_layer(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(trained=True)
+    video = video_unet(noisy, timestep, conditions)
+    mixed = video_unet(noisy, timestep, replace(conditions, is_image=torch.tensor([True, False])))
+    images = image_batch(video_unet.unet, noisy, timestep, conditions.text)
+    assert_close(mixed[0], images[0], rtol=0, atol=0)
+    assert_close(mixed[1], video[1], rtol=0, atol=0)
+    assert not torch.allclose(mixed[1], images[1], atol=1e-2)
+    all_images = video_unet(noisy, timestep, replace(conditions, is_image=torch.tensor([True, True])))
+    assert_close(all_images, images, rtol=0, atol=0)
+
+
+def test_video_unet_separates_spatial_from_temporal_text(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    spatial, temporal = torch.randn(2, 5, TEXT_DIM), torch.randn(2, 9, TEXT_DIM)
+    video_unet = make_video_unet(trained=True)
+    seen = []
+    for layer in video_unet.temporal.values():
+        for block in getattr(layer, "blocks", ()):
+            block.tokens.register_forward_hook(lambda module, args, output: seen.append(args[1]))
+    one = video_unet(noisy, timestep, Conditions(text=conditions.text, temporal_text=temporal))
+    other = video_unet(noisy, timestep, Conditions(text=spatial, temporal_text=temporal))
+    assert len(seen) == 2 * 4
+    assert all(tokens is temporal for tokens in seen)
+    assert not torch.allclose(one, other, atol=1e-3)
+    third = video_unet(noisy, timestep, Conditions(text=spatial, temporal_text=temporal + 1))
+    assert not torch.allclose(third, other, atol=1e-3)
+    same = video_unet(noisy, timestep, Conditions(text=spatial))
+    assert_close(same, video_unet(noisy, timestep, Conditions(text=spatial, temporal_text=spatial)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "temporal",
+    [{}, {"mix": "per_frame", "num_frames": 3, "context_channels": 5, "embeds_context_level": True}],
+)
+def test_video_unet_gradient_reaches_zeroed_layers_at_once_and_all_by_step_three(make_video_unet, inputs, temporal):
+    noisy, timestep, conditions = inputs
+    conditions = replace(conditions, context_level=torch.tensor([10.0, 200.0]))
+    if temporal:
+        conditions = replace(conditions, context=torch.randn(2, 3, 5, 10, 12))
+    video_unet = make_video_unet(**temporal)
+    video_unet.freeze_spatial()
+    parameters = dict(video_unet.temporal.named_parameters())
+    last = {
+        name for name in parameters if name.rsplit(".", 1)[0].endswith(("resnets_0.conv2", "position.2", "proj_out"))
+    } - {"context_level.proj_out.weight", "context_level.proj_out.bias"}
+    assert all(parameters[name].abs().max() == 0 for name in last)
+    target = torch.randn_like(noisy)
+    optimizer = torch.optim.Adam(video_unet.temporal_parameters(), lr=1e-2)
+    for step in range(3):
+        optimizer.zero_grad()
+        (video_unet(noisy, timestep, conditions) - target).square().mean().backward()
+        dead = {name for name, p in parameters.items() if p.grad is None or p.grad.abs().max() == 0}
+        if step == 0:
+            assert not dead & last
+        optimizer.step()
+    assert not dead
+    assert all(p.grad is None for p in video_unet.unet.parameters())
+
+
+def test_temporal_weights_move_to_another_backbone_unchanged(make_unet, make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    trained = make_video_unet(trained=True)
+    other = make_unet()
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    moved = make_video_unet(unet=other)
+    moved.load_temporal_state_dict(trained.temporal_state_dict())
+    reference = make_video_unet(unet=trained.unet, trained=True)
+    reference.load_temporal_state_dict(moved.temporal_state_dict())
+    assert_close(reference(noisy, timestep, conditions), trained(noisy, timestep, conditions), rtol=0, atol=0)
+    assert other.state_dict().keys() == before.keys()
+    assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
+
+
+def test_video_unets_sharing_a_backbone_do_not_disturb_each_other(make_unet, make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    unet = make_unet()
+    first, second = make_video_unet(unet=unet, trained=True), make_video_unet(unet=unet, trained=True)
+    alone = copy.deepcopy(first)
+    assert_close(first(noisy, timestep, conditions), alone(noisy, timestep, conditions), rtol=0, atol=0)
+    assert not torch.allclose(second(noisy, timestep, conditions), first(noisy, timestep, conditions), atol=1e-3)
+
+
+def test_video_unet_copy_owns_its_layers(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    video_unet = make_video_unet(trained=True)
+    before = video_unet(noisy, timestep, conditions)
+    duplicate = copy.deepcopy(video_unet)
+    for parameter in duplicate.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert_close(video_unet(noisy, timestep, conditions), before, rtol=0, atol=0)
+    assert duplicate(noisy, timestep, conditions).abs().max() == 0
+
+
+def test_video_unet_with_scalar_mix_runs_at_any_length_within_its_window(make_video_unet, inputs):
+    _, timestep, conditions = inputs
+    noisy = torch.randn(2, 13, 4, 8, 6)
+    video_unet = make_video_unet(trained=True, convolution=False, attention_window=4)
+    changed = noisy.clone()
+    changed[:, 12] += 1
+    difference = video_unet(changed, timestep, conditions) - video_unet(noisy, timestep, conditions)
+    reach = 4 * 4  # four transformers of this network, one behind the other
+    assert reach > 12
+    assert difference[:, 0].abs().max() > 0
+    single = make_video_unet(trained=True, convolution=False, attention_window=4)
+    for key in list(single.temporal)[1:]:
+        torch.nn.init.constant_(single.temporal[key].mix.logit, torch.inf)
+    difference = single(changed, timestep, conditions) - single(noisy, timestep, conditions)
+    assert difference[:, :8].abs().max() == 0
+    assert difference[:, 8].abs().max() > 0
+
+
+def test_video_unet_pixel_space_untrained_equals_image_model(make_pixel_unet):
+    unet = make_pixel_unet()
+    config = TemporalConfig(mix="per_frame", num_frames=3, cross_attention_dim=None, context_channels=3)
+    noisy, timestep = torch.randn(2, 3, 3, 8, 12), torch.tensor([1.0, 9.0])
+    video = VideoUNet(unet, config)(noisy, timestep, Conditions(context=torch.randn(2, 3, 3, 8, 12)))
+    images = unet(noisy.flatten(0, 1), timestep.repeat_interleave(3)).sample
+    assert_close(video.flatten(0, 1), images, rtol=0, atol=0)
+
+
+def test_video_unet_upscaler_takes_low_resolution_beside_the_noise(make_unet):
+    unet = make_unet(in_channels=7, out_channels=4, num_class_embeds=20)
+    config = TemporalConfig(mix="scalar", cross_attention_dim=TEXT_DIM, context_channels=3)
+    noisy, low, text = torch.randn(2, 3, 4, 8, 12), torch.randn(2, 3, 3, 8, 12), torch.randn(2, 7, TEXT_DIM)
+    timestep, labels = torch.tensor([1.0, 9.0]), torch.tensor([3, 19])
+    video = VideoUNet(unet, config)(noisy, timestep, Conditions(text=text, context=low, class_labels=labels))
+    both = torch.cat([noisy, low], dim=2).flatten(0, 1)
+    images = unet(
+        both, timestep.repeat_interleave(3), text.repeat_interleave(3, 0), class_labels=labels.repeat_interleave(3)
+    ).sample
+    assert_close(video.flatten(0, 1), images, rtol=0, atol=0)
+
+
+def test_video_unet_input_concat_equals_widened_first_convolution(make_unet, inputs):
+    noisy, timestep, conditions = inputs
+    narrow, wide = make_unet(), make_unet(in_channels=9)
+    video_unet = VideoUNet(narrow, TemporalConfig(mix="scalar", cross_attention_dim=TEXT_DIM, input_concat=True))
+    torch.nn.init.normal_(video_unet.temporal["context_in"].weight, std=0.1)
+    weights = narrow.state_dict()
+    weights["conv_in.weight"] = torch.cat([weights["conv_in.weight"], video_unet.temporal["context_in"].weight], dim=1)
+    wide.load_state_dict(weights)
+    context = torch.randn(2, 3, 5, 10, 12)
+    images = image_batch(wide, torch.cat([noisy, context], dim=2), timestep, conditions.text)
+    video = video_unet(noisy, timestep, replace(conditions, context=context))
+    assert_close(video, images, rtol=1e-5, atol=1e-5)
+
+
+def test_context_changes_the_output_only_once_trained(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    one, other = torch.randn(2, 2, 3, 5, 10, 12)
+    for trained in (False, True):
+        video_unet = make_video_unet(trained=trained, context_channels=5)
+        first = video_unet(noisy, timestep, replace(conditions, context=one))
+        second = video_unet(noisy, timestep, replace(conditions, context=other))
+        assert trained == (not torch.allclose(first, second, atol=1e-3))
+
+
+def test_initialise_temporal_from_key_frames_keeps_their_output(make_unet, make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    unet = make_unet()
+    keyframes = make_video_unet(unet=unet, trained=True)
+    prediction = make_video_unet(unet=unet, mix="per_frame", num_frames=3, context_channels=5)
+    fresh = prediction.initialise_temporal(keyframes.temporal_state_dict())
+    assert fresh
+    assert all(".context." in name for name in fresh)
+    video = prediction(noisy, timestep, replace(conditions, context=torch.randn(2, 3, 5, 10, 12)))
+    assert_close(video, keyframes(noisy, timestep, conditions), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "expected", "spatial"), [(1024, 656.08, 865.91), (768, 649.69, 859.52)])
+def test_stable_diffusion_temporal_layers_have_the_papers_size(width, expected, spatial):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=width)
+        video_unet = VideoUNet(unet, TemporalConfig(mix="scalar", cross_attention_dim=width))
+    sizes = {name: parameter.numel() for name, parameter in video_unet.temporal.named_parameters()}
+    assert sum(parameter.numel() for parameter in unet.parameters()) / 1e6 == pytest.approx(spatial, abs=0.005)
+    assert sum(sizes.values()) / 1e6 == pytest.approx(expected, abs=0.005)
+    assert sum(size for name, size in sizes.items() if "resnets" in name) / 1e6 == pytest.approx(159.27, abs=0.005)
+    assert sum("resnets" in key for key in video_unet.temporal) == 22
+    assert sum("attentions" in key for key in video_unet.temporal) == 16
+    assert sum(name.endswith("mix.logit") and size == 1 for name, size in sizes.items()) == 38
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": None}, r"attends to tokens of width 24; pass Conditions\(text"),
+        ({"text": torch.zeros(2, 7, 25)}, "tokens of width 25, the network attends to width 24"),
+        ({"context": torch.zeros(2, 3, 5, 10, 12)}, "context of 5 channels was given, but this network takes none"),
+        ({"class_labels": torch.zeros(2)}, "takes no class_labels"),
+    ],
+)
+def test_video_unet_refuses_conditions_that_do_not_fit(make_video_unet, inputs, changes, message):
+    noisy, timestep, conditions = inputs
+    with pytest.raises(ValueError, match=message):
+        make_video_unet()(noisy, timestep, replace(conditions, **changes))
+
+
+def test_video_unet_refuses_wrong_frames_channels_and_context(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    with pytest.raises(ValueError, match="have 3 frames, but the mix is learned for each of 8"):
+        make_video_unet(mix="per_frame", num_frames=8)(noisy, timestep, conditions)
+    with pytest.raises(ValueError, match="latents have 6 channels, the backbone takes 4"):
+        make_video_unet()(torch.zeros(2, 3, 6, 10, 12), timestep, conditions)
+    predictor = make_video_unet(context_channels=5)
+    with pytest.raises(ValueError, match="needs a context of 5 channels"):
+        predictor(noisy, timestep, conditions)
+    with pytest.raises(ValueError, match=r"context is \(2, 3, 5, 5, 6\); .* must be \(2, 3, 5, 10, 12\)"):
+        predictor(noisy, timestep, replace(conditions, context=torch.zeros(2, 3, 5, 5, 6)))
+
+
+def test_video_unet_refuses_weights_of_another_stage(make_video_unet):
+    keyframes, prediction = make_video_unet(), make_video_unet(context_channels=5)
+    with pytest.raises(ValueError, match=r"missing .*context.* of the same stage"):
+        prediction.load_temporal_state_dict(keyframes.temporal_state_dict())
+    with pytest.raises(ValueError, match=r"unknown .*context"):
+        keyframes.load_temporal_state_dict(prediction.temporal_state_dict())
+    with pytest.raises(ValueError, match=r"mix\.logit is \(1,\), not \(3,\)"):
+        make_video_unet(mix="per_frame", num_frames=3).load_temporal_state_dict(keyframes.temporal_state_dict())
+
+
+def test_video_unet_refuses_another_family_and_adapters(make_unet):
+    config = TemporalConfig(mix="scalar", cross_attention_dim=TEXT_DIM)
+    with pytest.raises(ValueError, match="UNet1DModel is no image U-Net"):
+        VideoUNet(UNet1DModel(block_out_channels=(32, 32, 64)), config)
+    other_blocks = make_unet(down_block_types=("CrossAttnDownBlock2D", "KDownBlock2D"))
+    with pytest.raises(ValueError, match="ResnetBlockCondNorm2D; temporal layers follow ResnetBlock2D"):
+        VideoUNet(other_blocks, config)
+    adapted = make_unet()
+    adapted.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(IPAdapterAttnProcessor2_0(64, TEXT_DIM))
+    with pytest.raises(ValueError, match=r"mid_block.*IPAdapterAttnProcessor2_0.*remove the adapter"):
+        VideoUNet(adapted, config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": "per_frame"}, "a per-frame mix needs its number of frames"),
+        ({"num_frames": 8}, "a scalar mix takes None"),
+        ({"context_channels": 4}, r"context_channels=4; use one of \(0, 3, 5\)"),
+        ({"convolution": False, "attention": False}, "both off"),
+        ({"convolution": False, "context_channels": 5}, "context enters the temporal convolutions"),
+    ],
+)
+def test_temporal_config_refuses_contradictions(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TemporalConfig(**({"mix": "scalar", "cross_attention_dim": None} | changes))

@@ -58,3 +58,24 @@ class ZeroConfig:
             raise ValueError(f"offload='nvme' needs stage 3 and nvme_path; got stage {self.stage}, {self.nvme_path!r}")
         if self.offload_parameters and self.stage != 3:
             raise ValueError(f"offload_parameters needs stage 3, which partitions them; got stage {self.stage}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a run saves itself, and what it keeps.
+
+    Attributes:
+        every_steps: steps between two checkpoints.
+        keep_last: how many of the newest are kept.
+        keep_every_hours: further keep one for each so many hours; None keeps no others.
+        keep_best: further keep the one with the lowest validation loss.
+    """
+
+    every_steps: int = 100
+    keep_last: int = 2
+    keep_every_hours: float | None = None
+    keep_best: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep_last < 1:
+            raise ValueError(f"every_steps={self.every_steps}, keep_last={self.keep_last}; both must be at least 1")

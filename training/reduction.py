@@ -79,11 +79,11 @@ def tree_sum(node: Node, value: Callable[[Node], Tensor | None]) -> Tensor:
     return tree_sum(left, value).add_(tree_sum(right, value))
 
 
-def sum_shards(leaf: Callable[[int], Tensor], num_shards: int, workers: Workers) -> Tensor:
-    """Sum one flat fp32 gradient per virtual shard over all workers; every worker gets the whole sum.
+def local_sums(leaf: Callable[[int], Tensor], num_shards: int, workers: Workers) -> dict[Node, Tensor]:
+    """Sum this worker's virtual shards as far as the tree allows without the others'.
 
     Args:
-        leaf: gradient of a virtual shard of this worker, a fresh tensor; called once per shard, in order.
+        leaf: gradient of a virtual shard of this worker, a fresh flat tensor; called once per shard, in order.
         num_shards: V, at least the number of workers.
         workers: who takes part.
 
@@ -96,14 +96,13 @@ def sum_shards(leaf: Callable[[int], Tensor], num_shards: int, workers: Workers)
             "cut into more"
         )
     nodes = owned_nodes(workers.leaves(num_shards), num_shards)
-    partials = {node: tree_sum(node, lambda n: leaf(n[0]) if n[1] - n[0] == 1 else None) for node in nodes}
-    if workers.count == 1:
-        return partials[0, num_shards]
-    return combine(partials, num_shards, workers)
+    return {node: tree_sum(node, lambda n: leaf(n[0]) if n[1] - n[0] == 1 else None) for node in nodes}
 
 
 def combine(partials: Mapping[Node, Tensor], num_shards: int, workers: Workers) -> Tensor:
-    """Finish the tree from each worker's partial sums."""
+    """Finish the tree from each worker's partial sums; every worker gets the whole sum."""
+    if workers.count == 1:
+        return partials[0, num_shards]
     if not workers.exact:
         total = torch.stack(list(partials.values())).sum(0)
         dist.all_reduce(total)

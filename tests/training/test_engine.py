@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 
 from training.config import OptimizerConfig, ZeroConfig
-from training.reduction import Workers, sum_shards
+from training.reduction import Workers, combine, local_sums
 from training.torch_engine import Engine, OptimizerState, TorchEngine
 
 Spawn = Callable[..., None]
@@ -48,7 +48,8 @@ def train(engine: Engine, steps: range, workers: Workers) -> list[Tensor]:
             losses.append(loss.detach())
             return engine.gradient(loss)
 
-        engine.step(sum_shards(leaf, SHARDS, workers), learning_rate=1e-2 / (1 + step))
+        total = combine(local_sums(leaf, SHARDS, workers), SHARDS, workers)
+        engine.step(total, learning_rate=1e-2 / (1 + step))
     return losses
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import destroy_process_group, init_process_group
 
-from training.reduction import Workers, owned_nodes, sum_shards
+from training.reduction import Workers, combine, local_sums, owned_nodes
 
 ELEMENTS = 1003
 
@@ -18,6 +18,10 @@ def gradient(shard: int) -> torch.Tensor:
     """Numbers of very different size, so that another order of additions gives other bits."""
     generator = torch.Generator().manual_seed(shard)
     return torch.randn(ELEMENTS, generator=generator) * 10.0 ** torch.randint(-6, 6, (ELEMENTS,), generator=generator)
+
+
+def total(num_shards: int, workers: Workers) -> torch.Tensor:
+    return combine(local_sums(gradient, num_shards, workers), num_shards, workers)
 
 
 def reference(num_shards: int) -> torch.Tensor:
@@ -34,8 +38,7 @@ Spawn = Callable[..., None]
 def worker(rank: int, count: int, num_shards: int, exact: bool, folder: str) -> None:
     torch.set_num_threads(1)
     init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=count)
-    total = sum_shards(gradient, num_shards, Workers(rank=rank, count=count, exact=exact))
-    torch.save(total, f"{folder}/{rank}.pt")
+    torch.save(total(num_shards, Workers(rank=rank, count=count, exact=exact)), f"{folder}/{rank}.pt")
     destroy_process_group()
 
 
@@ -52,7 +55,7 @@ def test_owned_nodes_of_all_workers_tile_the_shards(num_shards: int, count: int)
 
 @pytest.mark.parametrize("num_shards", [1, 2, 4, 8])
 def test_sum_of_one_worker_equals_pairwise_sum(num_shards: int) -> None:
-    assert torch.equal(sum_shards(gradient, num_shards, Workers()), reference(num_shards))
+    assert torch.equal(total(num_shards, Workers()), reference(num_shards))
 
 
 def test_sum_in_a_row_has_other_bits_than_the_tree() -> None:
@@ -84,4 +87,4 @@ def test_fast_sum_is_close_to_the_exact_one(tmp_path: Path, spawn: Spawn) -> Non
 
 def test_sum_with_more_workers_than_shards_is_refused() -> None:
     with pytest.raises(ValueError, match="5 workers share 4 virtual shards"):
-        sum_shards(gradient, 4, Workers(rank=0, count=5))
+        total(4, Workers(rank=0, count=5))

@@ -28,7 +28,7 @@ pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$
 echo "setup: torch"
 pip -c constraints.txt torch
 echo "setup: everything else (some minutes)"
-pip -c constraints.txt -e '.[dev,postgres]'
+pip -c constraints.txt -e '.[dev]'
 
 # Every DeepSpeed process on CPU loads this operator; two that build it at once wait for each other.
 echo "setup: DeepSpeed's shared-memory operator"

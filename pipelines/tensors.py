@@ -13,8 +13,8 @@ Frames = Float[Tensor, "b t 3 H W"]
 Latents = Float[Tensor, "b t z h w"]
 """Latent frames, already shifted and scaled to about unit variance; pixel-space models use z = 3 colours."""
 
-Moments = Float[Tensor, "b t 2z h w"]
-"""Mean and log-variance of the autoencoder's posterior, unscaled, concatenated over channels."""
+Moments = Float[Tensor, "b t zz h w"]
+"""Mean and log-variance of the autoencoder's posterior, unscaled, concatenated over channels (zz = 2 z)."""
 
 Context = Float[Tensor, "b t k h w"]
 """Known frames for a denoiser: masked latents and their mask (k = z + 1), or low-resolution frames (k = 3)."""

@@ -4,6 +4,9 @@ Source: Blattmann et al. 2023, section 3.1 and appendix D. The layout of the lay
 whose parameter counts (656 M and 649 M beside Stable Diffusion 2 and 1) are the paper's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -61,7 +64,7 @@ class TemporalConfig:
             raise ValueError("context enters the temporal convolutions; set context_channels=0 or convolution=True")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """What the temporal layers must know of the clips that pass through the network.
 
@@ -82,6 +85,28 @@ class Clip:
     attention_bias: Float[Tensor, "t t"] | None = None
 
 
+_active: ContextVar[tuple[nn.Module, Clip] | None] = ContextVar("_active", default=None)
+
+
+@contextmanager
+def run_clip(owner: nn.Module, clip: Clip | None) -> Iterator[None]:
+    """Let the temporal layers of `owner`, and no others, follow the layers of its backbone; None silences them too.
+
+    Several video networks may hang on one backbone, and threads do not see each other's clips.
+    """
+    token = _active.set(None if clip is None else (owner, clip))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def running_clip(owner: nn.Module) -> Clip | None:
+    """Return the clip that `owner` is at work on."""
+    active = _active.get()
+    return active[1] if active is not None and active[0] is owner else None
+
+
 class Mix(nn.Module):
     """The learned factor of out = mix * spatial + (1 - mix) * temporal (section 3.1), kept as sigmoid(logit).
 
@@ -97,6 +122,28 @@ class Mix(nn.Module):
         """Return 1 - mix of each frame; 0 for images."""
         weight = torch.sigmoid(-self.logit)[None]
         return weight if clip.is_image is None else torch.where(clip.is_image[:, None], 0, weight)
+
+
+def load_temporal(layers: nn.ModuleDict, weights: dict[str, Tensor]) -> None:
+    """Load temporal layers.
+
+    Raises:
+        ValueError: the weights belong to a network of another shape or to another stage.
+    """
+    own = layers.state_dict()
+    faults = [f"missing {name}" for name in own if name not in weights]
+    faults += [f"unknown {name}" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        for name, tensor in weights.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if faults:
+        raise ValueError(
+            f"temporal weights do not fit this network ({len(faults)} faults: {'; '.join(faults[:3])}); load "
+            "weights of the same stage and backbone shape"
+        )
+    layers.load_state_dict(weights)
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -4,7 +4,6 @@ Source: Blattmann et al. 2023, section 3.1 and figure 4.
 """
 
 from collections.abc import Iterator
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -21,13 +20,10 @@ from torch.nn import functional
 from pipelines.models.attention import share_tokens
 from pipelines.models.checks import UNet, check_backbone, check_inputs
 from pipelines.models.conditioning import Conditions
-from pipelines.models.temporal import Clip, TemporalConfig, zeroed
-from pipelines.models.temporal_convolution import TemporalConvolution
+from pipelines.models.temporal import Clip, TemporalConfig, load_temporal, run_clip, running_clip, zeroed
+from pipelines.models.temporal_convolution import ContextPath, TemporalConvolution
 from pipelines.models.temporal_transformer import TemporalTransformer
 from pipelines.tensors import Context, Latents, Timestep
-
-_active: ContextVar[tuple["VideoUNet", Clip] | None] = ContextVar("_active", default=None)
-"""The network at work and its clip. Video networks may share one backbone: only the one at work adds its layers."""
 
 
 class VideoUNet(nn.Module):
@@ -86,11 +82,8 @@ class VideoUNet(nn.Module):
         if isinstance(self.unet, UNet2DConditionModel):
             kwargs["encoder_hidden_states"] = conditions.text
         all_images = conditions.is_image is not None and bool(conditions.is_image.all())
-        token = _active.set(None if all_images else (self, self._clip(noisy, conditions)))
-        try:
+        with run_clip(self, None if all_images else self._clip(noisy, conditions)):
             (prediction,) = self.unet(images, repeat(timestep, "b -> (b t)", t=num_frames), **kwargs)
-        finally:
-            _active.reset(token)
         return rearrange(prediction, "(b t) z h w -> b t z h w", t=num_frames)
 
     def temporal_parameters(self) -> Iterator[nn.Parameter]:
@@ -107,20 +100,7 @@ class VideoUNet(nn.Module):
         Raises:
             ValueError: the weights belong to a network of another shape or to another stage.
         """
-        own = self.temporal.state_dict()
-        faults = [f"missing {name}" for name in own if name not in weights]
-        faults += [f"unknown {name}" for name in weights if name not in own]
-        faults += [
-            f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-            for name, tensor in weights.items()
-            if name in own and own[name].shape != tensor.shape
-        ]
-        if faults:
-            raise ValueError(
-                f"temporal weights do not fit this network ({len(faults)} faults: {'; '.join(faults[:3])}); load "
-                "weights of the same stage and backbone shape, or start from them with initialise_temporal"
-            )
-        self.temporal.load_state_dict(weights)
+        load_temporal(self.temporal, weights)
 
     def initialise_temporal(self, weights: dict[str, Tensor]) -> list[str]:
         """Start from another stage's temporal weights: take those that fit, keep the start value of the others.
@@ -167,13 +147,17 @@ class VideoUNet(nn.Module):
         )
 
     def _follow_resnet(self, key: str, level: int, resnet: ResnetBlock2D) -> None:
+        config, channels = self.config, resnet.out_channels
+        context = None
+        if config.context_channels:
+            context = ContextPath(config.context_channels, config.context_width, channels, halvings=level)
         self.temporal[key] = TemporalConvolution(
-            self.config,
-            channels=resnet.out_channels,
-            embedding_dim=_embedding_dim(self.unet),
+            channels=channels,
             groups=resnet.norm2.num_groups,
             eps=resnet.norm1.eps,
-            level=level,
+            num_mixes=config.num_frames,
+            embedding_dim=_embedding_dim(self.unet),
+            context=context,
         )
         resnet.register_forward_hook(partial(self._after_resnet, key))
 
@@ -186,16 +170,12 @@ class VideoUNet(nn.Module):
         for index, block in enumerate(blocks):
             block.register_forward_hook(partial(self._after_attention, key, index))
 
-    def _own_clip(self) -> Clip | None:
-        active = _active.get()
-        return active[1] if active is not None and active[0] is self else None
-
     def _after_resnet(self, key: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        clip = self._own_clip()
-        return output if clip is None else self.temporal[key](output, inputs[1], clip)
+        clip = running_clip(self)
+        return output if clip is None else self.temporal[key](output, clip, embedding=inputs[1])
 
     def _after_attention(self, key: str, index: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        clip = self._own_clip()
+        clip = running_clip(self)
         if clip is None:
             return output
         if output.ndim == 3:
@@ -205,7 +185,7 @@ class VideoUNet(nn.Module):
         return rearrange(tokens, "bt (h w) c -> bt c h w", h=height)
 
     def _after_conv_in(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        clip = self._own_clip()
+        clip = running_clip(self)
         if clip is None or clip.context is None:
             return output
         return output + self.temporal["context_in"](rearrange(clip.context, "b t k h w -> (b t) k h w"))

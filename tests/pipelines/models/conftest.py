@@ -1,11 +1,14 @@
 """Small networks with random weights and pairwise different sizes."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import TemporalConfig
@@ -79,3 +82,33 @@ def randomise(video_unet: VideoUNet) -> None:
         is_scale = "norm" in name and name.endswith("weight")
         std = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
         parameter.copy_(is_scale + std * torch.randn_like(parameter) * (0.2 if parameter.ndim < 2 else 1.0))
+
+
+class PeakMemory(TorchDispatchMode):
+    """Count the bytes of the tensors that are alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self.live:
+                    self.live[key] = storage.nbytes()
+                    self.now += self.live[key]
+                    weakref.finalize(storage, self._free, key)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _free(self, key: int) -> None:
+        self.now -= self.live.pop(key)
+
+
+@pytest.fixture
+def peak_memory() -> type[PeakMemory]:
+    return PeakMemory

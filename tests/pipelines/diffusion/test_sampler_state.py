@@ -9,6 +9,7 @@ from pipelines.diffusion.sampler_state import (
     clip_noise,
     finish,
     initial_state,
+    next_state,
     state_from_tensors,
     state_to_tensors,
 )
@@ -67,6 +68,15 @@ def test_half_precision_network_is_sampled_in_float32(network, start, config):
         assert all(value.dtype == torch.float32 for value in state.history.values())
     # A bfloat16 number is good to 0.4 %; the latents are about 1.
     assert (states[-1].latents - exact).abs().max() < 0.05
+
+
+def test_states_hold_contiguous_memory(start):
+    strided = start.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    state = next_state(initial_state(strided), strided, {"denoised": strided})
+    for tensor in (initial_state(strided).latents, state.latents, state.history["denoised"]):
+        assert tensor.is_contiguous()
+        assert torch.equal(tensor, start)
 
 
 def test_result_does_not_depend_on_the_batch():

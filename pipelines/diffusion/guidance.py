@@ -1,0 +1,166 @@
+"""Guidance: push a prediction away from what the network says without a condition.
+
+All of it wraps denoise functions in another one, so samplers never know. What the condition is decides the name: text
+or scene tokens (classifier-free guidance; a negative prompt is the unconditional side with that prompt), or the context
+frames (context guidance, Blattmann et al. 2023, equation 4). Other conditions stay on both sides.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from pipelines.diffusion.noise import Denoise, NoiseSchedule
+from pipelines.tensors import Latents, Timestep
+
+Scale = float | Float[Tensor, " scales"]
+"""How far to push: 0 is the unconditional prediction, 1 the conditional one; a tensor gives every frame its own."""
+
+
+def guide(
+    conditional: Denoise,
+    unconditional: Denoise,
+    scale: Scale,
+    *,
+    stacked: Denoise | None = None,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Denoise:
+    """Guide a network: f' = f(z) + s (f(z; c) - f(z)).
+
+    Args:
+        conditional: network with the condition.
+        unconditional: network without it.
+        scale: s; 1.0 calls only the conditional network, 0.0 only the other.
+        stacked: network for twice the clips, with the conditions of the unconditional clips followed by those of the
+            conditional ones; then one call of it replaces two. The result is the same up to rounding.
+        interval: first and last timestep to guide, ends included (see `noise_interval`); outside, the conditional
+            prediction is taken alone, at half the cost.
+        rescale: share in which the guided prediction gets the standard deviation of the conditional one, against
+            over-exposed pictures from zero-SNR models (Lin et al. 2023, equations 14 to 16, who use 0.7).
+
+    Returns:
+        Denoise function that answers in float32 or wider: differences times a scale do not survive half precision.
+
+    Raises:
+        ValueError: If the interval is empty or `rescale` is not a share.
+    """
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"guidance interval={interval} is empty; give (first, last) with first <= last")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance rescale={rescale}; use 0 (off) to 1")
+
+    def evaluate(noisy: Latents, timestep: Timestep) -> tuple[Latents, Latents]:
+        if stacked is None:
+            return unconditional(noisy, timestep), conditional(noisy, timestep)
+        without, given = stacked(torch.cat([noisy, noisy]), torch.cat([timestep, timestep])).chunk(2)
+        return without, given
+
+    def denoise(noisy: Latents, timestep: Timestep) -> Latents:
+        is_guided = _is_inside(timestep, interval)
+        if _is_number(scale, 1.0) or not is_guided.any():
+            return _at_least_float32(conditional(noisy, timestep))
+        if _is_number(scale, 0.0) and is_guided.all():
+            return _at_least_float32(unconditional(noisy, timestep))
+        without, given = (_at_least_float32(prediction) for prediction in evaluate(noisy, timestep))
+        guided = rescale_deviation(combine(without, given, scale), given, rescale)
+        return guided if is_guided.all() else torch.where(rearrange(is_guided, "b -> b 1 1 1 1"), guided, given)
+
+    return denoise
+
+
+def guide_chain(denoises: Sequence[Denoise], scales: Sequence[Scale]) -> Denoise:
+    """Guide by several conditions at once, each with its own scale: f_0 + sum_i s_i (f_i - f_(i-1)).
+
+    Args:
+        denoises: networks with no, one, two ... conditions, such as (none, context, context and text).
+        scales: one scale for each added condition.
+
+    Raises:
+        ValueError: If the numbers do not match.
+
+    Source: Brooks et al. 2023 (arXiv 2211.09800), equation 3.
+    """
+    if len(denoises) != len(scales) + 1:
+        raise ValueError(f"{len(denoises)} networks with {len(scales)} scales; give one network more than scales")
+
+    def denoise(noisy: Latents, timestep: Timestep) -> Latents:
+        predictions = [_at_least_float32(network(noisy, timestep)) for network in denoises]
+        guided = predictions[0]
+        for scale, (without, given) in zip(scales, pairwise(predictions), strict=True):
+            guided = guided + combine(torch.zeros_like(given), given - without, scale)
+        return guided
+
+    return denoise
+
+
+def combine(without: Latents, given: Latents, scale: Scale) -> Latents:
+    """Equation 4: without + s (given - without), with s per frame if it is a tensor.
+
+    Raises:
+        ValueError: If there is not one scale per frame.
+    """
+    if isinstance(scale, Tensor):
+        if len(scale) != given.shape[1]:
+            raise ValueError(
+                f"{len(scale)} guidance scales for {given.shape[1]} frames; give one per frame, or a number"
+            )
+        scale_of_frame = rearrange(scale.to(given), "t -> 1 t 1 1 1")
+        return without + scale_of_frame * (given - without)
+    return without + scale * (given - without)
+
+
+def rescale_deviation(guided: Latents, given: Latents, share: float) -> Latents:
+    """Give each guided clip, by `share`, the standard deviation of its unguided prediction."""
+    if share == 0:
+        return guided
+    axes = (1, 2, 3, 4)
+    ratio = given.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    return guided * (share * ratio + 1 - share)
+
+
+def rising_scale(first: float, last: float, num_frames: int) -> Float[Tensor, " t"]:
+    """Guidance that rises linearly over the frames: little where a given first frame decides anyway.
+
+    Source: Blattmann et al. 2023 (Stable Video Diffusion), appendix D.4.1, from 1.0 to 2.5 or 3.0.
+    """
+    return torch.linspace(first, last, num_frames)
+
+
+def noise_interval(schedule: NoiseSchedule, low: float, high: float) -> tuple[float, float]:
+    """First and last timestep whose noise ratio sigma / alpha (the sigma of EDM) lies in [low, high].
+
+    Raises:
+        ValueError: If the schedule has no such timestep.
+
+    Source: Kynkaanniemi et al. 2024 (arXiv 2404.07724), who guide latent models between 0.28 and 5.42.
+    """
+    if not 0 < low < high:
+        raise ValueError(f"noise interval low={low}, high={high}; use 0 < low < high")
+    if schedule.config.prediction == "edm":
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        first, last = (0.25 * ends.log()).tolist()
+        return first, last
+    timesteps = torch.arange(schedule.config.num_timesteps, dtype=torch.float64)
+    ratio = schedule.sigma(timesteps) / schedule.alpha(timesteps)
+    inside = timesteps[(ratio >= low) & (ratio <= high)]
+    if len(inside) == 0:
+        raise ValueError(f"no timestep has sigma / alpha in [{low}, {high}]; the schedule covers {ratio.aminmax()}")
+    return inside[0].item(), inside[-1].item()
+
+
+def _is_number(scale: Scale, number: float) -> bool:
+    return not isinstance(scale, Tensor) and scale == number
+
+
+def _is_inside(timestep: Timestep, interval: tuple[float, float] | None) -> Tensor:
+    if interval is None:
+        return torch.ones_like(timestep, dtype=torch.bool)
+    return (timestep >= interval[0]) & (timestep <= interval[1])
+
+
+def _at_least_float32(prediction: Latents) -> Latents:
+    return prediction.to(torch.promote_types(prediction.dtype, torch.float32))

@@ -1,7 +1,7 @@
 """Scene labels as cross-attention tokens: day or night and how crowded the road is.
 
-Source: Blattmann et al. 2023, section 4.1 and table 6: one token, dropped with probability 0.1. How the two labels become
-one token is not published; here an embedding of day/night plus a small network over the logarithm of the count.
+Source: Blattmann et al. 2023, section 4.1 and table 6: one token, dropped with probability 0.1. How the two labels
+become one token is not published; here an embedding of day/night plus a small network over the logarithm of the count.
 """
 
 import json

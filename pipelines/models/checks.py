@@ -5,7 +5,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import TemporalConfig
@@ -48,6 +48,13 @@ def check_inputs(unet: UNet, config: TemporalConfig, noisy: Latents, conditions:
     _check_tokens(unet, config, conditions)
 
 
+def temporal_tokens(config: TemporalConfig, conditions: Conditions) -> Tensor | None:
+    """Return the tokens for the temporal layers: their own, or else the image network's unless fps is the token."""
+    if conditions.temporal_text is None and not config.embeds_fps:
+        return conditions.text
+    return conditions.temporal_text
+
+
 def _check_frames(config: TemporalConfig, noisy: Latents, conditions: Conditions) -> None:
     num_frames = noisy.shape[1]
     only_images = conditions.is_image is not None and bool(conditions.is_image.all())
@@ -80,19 +87,21 @@ def _check_context(unet: UNet, config: TemporalConfig, noisy: Latents, condition
 
 
 def _check_tokens(unet: UNet, config: TemporalConfig, conditions: Conditions) -> None:
-    temporal = conditions.text if conditions.temporal_text is None else conditions.temporal_text
+    temporal = temporal_tokens(config, conditions)
     spatial_dim = unet.config.get("cross_attention_dim") if isinstance(unet, UNet2DConditionModel) else None
     for name, width, tokens in (
         ("text", spatial_dim, conditions.text),
         ("temporal_text", config.cross_attention_dim, temporal),
     ):
-        if isinstance(width, int) and tokens is None:
+        if isinstance(width, int) and tokens is None and not (name == "temporal_text" and config.embeds_fps):
             raise ValueError(f"this network attends to tokens of width {width}; pass Conditions({name}=...)")
         if isinstance(width, int) and tokens is not None and tokens.shape[-1] != width:
             raise ValueError(
                 f"{name} has tokens of width {tokens.shape[-1]}, the network attends to width {width}; "
                 "use the encoder it was trained with"
             )
+    if config.embeds_fps != (conditions.fps is not None):
+        raise ValueError(f"this network {'needs' if config.embeds_fps else 'takes no'} a frame rate (Conditions.fps)")
     takes_labels = getattr(unet, "class_embedding", None) is not None
     if takes_labels != (conditions.class_labels is not None):
         needs = "needs" if takes_labels else "takes no"

@@ -14,9 +14,10 @@ class Conditions:
 
     Args:
         text: tokens for the image network's cross-attention: text, scene or boxes.
-        temporal_text: tokens for the temporal layers; None gives them `text`. They differ for a personalised backbone
-            (its words mean nothing to the temporal layers) and for labels such as the frame rate of interpolation.
+        temporal_text: tokens for the temporal layers; None gives them `text`. They differ for a personalised backbone,
+            whose words mean nothing to the temporal layers.
         context: known frames at the resolution of the latents: masked latents and mask, or low-resolution frames.
+        fps: frames per second that interpolation is asked for.
         context_level: noise level of the context, an index in [0, num_timesteps).
         class_labels: for backbones with a class embedding: an integer or a vector for each clip.
         is_image: clips whose frames are separate images; their mix is 1.
@@ -25,6 +26,7 @@ class Conditions:
     text: Tokens | None = None
     temporal_text: Float[Tensor, "b m e"] | None = None
     context: Context | None = None
+    fps: Num[Tensor, " b"] | None = None
     context_level: Num[Tensor, " b"] | None = None
     class_labels: Num[Tensor, "b ..."] | None = None
     is_image: Bool[Tensor, " b"] | None = None

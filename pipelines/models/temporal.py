@@ -31,6 +31,8 @@ class TemporalConfig:
         context_channels: channels of the known frames that enter every temporal convolution: 0, 3 or 5.
         context_width: channels of the learned, down-sampled context.
         embeds_context_level: whether the noise level of the context is a further input of the temporal convolutions.
+        embeds_fps: whether the frame rate is a further token of the temporal cross-attention (interpolation: one model
+            for both rates); without other tokens it is the only one.
         input_concat: whether the known frames also enter beside the noisy latents (text-to-video interpolation).
         convolution: whether temporal convolutions are inserted.
         attention: whether temporal transformers are inserted.
@@ -44,6 +46,7 @@ class TemporalConfig:
     context_channels: int = 0
     context_width: int = 128
     embeds_context_level: bool = False
+    embeds_fps: bool = False
     input_concat: bool = False
     convolution: bool = True
     attention: bool = True
@@ -60,6 +63,8 @@ class TemporalConfig:
             raise ValueError(f"context_channels={self.context_channels}; use one of {CONTEXT_CHANNELS}")
         if not (self.convolution or self.attention):
             raise ValueError("convolution and attention are both off; a video model needs at least one")
+        if self.embeds_fps and (self.cross_attention_dim is None or not self.attention):
+            raise ValueError("the frame rate is a token of the temporal cross-attention; set cross_attention_dim")
         if self.context_channels and not self.convolution:
             raise ValueError("context enters the temporal convolutions; set context_channels=0 or convolution=True")
 

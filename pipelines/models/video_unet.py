@@ -14,11 +14,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange, repeat
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines.models.attention import share_tokens
-from pipelines.models.checks import UNet, check_backbone, check_inputs
+from pipelines.models.checks import UNet, check_backbone, check_inputs, temporal_tokens
 from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import Clip, TemporalConfig, load_temporal, run_clip, running_clip, zeroed
 from pipelines.models.temporal_convolution import ContextPath, TemporalConvolution
@@ -53,7 +54,11 @@ class VideoUNet(nn.Module):
                 for index, attention in enumerate(getattr(block, "attentions", None) or ()):
                     self._follow_attention(f"{name}_attentions_{index}", attention)
         if config.embeds_context_level:
-            self.temporal["context_level"] = LevelEmbedding(unet.conv_in.out_channels, _embedding_dim(unet))
+            embedding = NumberEmbedding(unet.conv_in.out_channels, _embedding_dim(unet))
+            self.temporal["context_level"] = embedding
+            zeroed(embedding.proj_out)
+        if config.embeds_fps and config.cross_attention_dim is not None:
+            self.temporal["fps"] = NumberEmbedding(unet.conv_in.out_channels, config.cross_attention_dim)
         if config.input_concat:
             # The convolution of concatenated channels is the sum of two; apart, the backbone keeps its own.
             self.temporal["context_in"] = zeroed(
@@ -137,9 +142,13 @@ class VideoUNet(nn.Module):
         level = None
         if self.config.embeds_context_level:
             level = self.temporal["context_level"](conditions.context_level)
+        tokens = temporal_tokens(self.config, conditions)
+        if self.config.embeds_fps:
+            fps_token = self.temporal["fps"](conditions.fps)[:, None]
+            tokens = fps_token if tokens is None else torch.cat([tokens, fps_token], dim=1)
         return Clip(
             num_frames=noisy.shape[1],
-            tokens=conditions.text if conditions.temporal_text is None else conditions.temporal_text,
+            tokens=tokens,
             context=conditions.context,
             level=level,
             is_image=conditions.is_image,
@@ -191,18 +200,18 @@ class VideoUNet(nn.Module):
         return output + self.temporal["context_in"](rearrange(clip.context, "b t k h w -> (b t) k h w"))
 
 
-class LevelEmbedding(nn.Module):
-    """Embed the noise level of the context, to be added to the embedding of the latents' noise level."""
+class NumberEmbedding(nn.Module):
+    """Embed a number (noise level of the context, frame rate) as diffusion networks embed the noise level."""
 
     def __init__(self, width: int, embedding_dim: int) -> None:
         super().__init__()
         self.width = width
         self.proj_in = nn.Linear(width, embedding_dim)
-        self.proj_out = zeroed(nn.Linear(embedding_dim, embedding_dim))
+        self.proj_out = nn.Linear(embedding_dim, embedding_dim)
 
-    def forward(self, level: Tensor) -> Tensor:
-        """Map levels ( b) to embeddings (b e): sinusoids, then an MLP that starts at zero."""
-        waves = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
+    def forward(self, number: Num[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        """Return sinusoids put through an MLP."""
+        waves = get_timestep_embedding(number, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
         return self.proj_out(functional.silu(self.proj_in(waves.to(self.proj_in.weight.dtype))))
 
 

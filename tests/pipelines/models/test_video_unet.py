@@ -241,6 +241,22 @@ def test_context_changes_the_output_only_once_trained(make_video_unet, inputs):
         assert trained == (not torch.allclose(first, second, atol=1e-3))
 
 
+def test_fps_is_a_token_of_the_temporal_layers(make_video_unet, inputs):
+    noisy, timestep, conditions = inputs
+    slow, fast = torch.tensor([7.5, 7.5]), torch.tensor([7.5, 30.0])
+    video_unet = make_video_unet(trained=True, cross_attention_dim=17, embeds_fps=True)
+    first = video_unet(noisy, timestep, replace(conditions, fps=slow))
+    second = video_unet(noisy, timestep, replace(conditions, fps=fast))
+    assert_close(first[0], second[0], rtol=0, atol=0)
+    assert not torch.allclose(first[1], second[1], atol=1e-3)
+    beside_text = make_video_unet(trained=True, embeds_fps=True)
+    text = replace(conditions, temporal_text=conditions.text)
+    first, second = (beside_text(noisy, timestep, replace(text, fps=fps)) for fps in (slow, fast))
+    assert not torch.allclose(first[1], second[1], atol=1e-3)
+    with pytest.raises(ValueError, match="needs a frame rate"):
+        video_unet(noisy, timestep, conditions)
+
+
 def test_initialise_temporal_from_key_frames_keeps_their_output(make_unet, make_video_unet, inputs):
     noisy, timestep, conditions = inputs
     unet = make_unet()
@@ -325,6 +341,7 @@ def test_video_unet_refuses_another_family_and_adapters(make_unet):
         ({"num_frames": 8}, "a scalar mix takes None"),
         ({"context_channels": 4}, r"context_channels=4; use one of \(0, 3, 5\)"),
         ({"convolution": False, "attention": False}, "both off"),
+        ({"embeds_fps": True}, "set cross_attention_dim"),
         ({"convolution": False, "context_channels": 5}, "context enters the temporal convolutions"),
     ],
 )

@@ -1,6 +1,6 @@
 """Who gets in: the bounds of the queue, each tenant's quota, the place in line, and when to try again."""
 
-from sqlalchemy import Connection, Float, cast, func, select, update
+from sqlalchemy import ColumnElement, Connection, Float, and_, cast, func, or_, select, update
 
 from serving.records import UNFINISHED, Bounds, NewJob, QueueFullError
 from serving.tables import jobs, loads, rates, tasks, tenants
@@ -65,18 +65,29 @@ def seconds_per_job(connection: Connection, now: float) -> float:
     return max(slowest, default=_DEFAULT_SECONDS_PER_COST)
 
 
-def seconds_until_idle(connection: Connection, now: float) -> float:
-    """Estimate how long the work that has been accepted takes, at the busiest stage."""
-    return max((work_s / workers for work_s, workers in _load_by_stage(connection, now).values()), default=0.0)
+def seconds_until_done(connection: Connection, job: str, now: float) -> float:
+    """Estimate when a job is done: its own work, and that of waiting jobs which go before it, at the busiest stage."""
+    mine = select(tasks.c.priority, tasks.c.rank).where(tasks.c.job == job).limit(1)
+    row = connection.execute(mine).first()
+    if row is None:
+        return 0.0
+    sooner = or_(tasks.c.priority > row.priority, and_(tasks.c.priority == row.priority, tasks.c.rank <= row.rank))
+    own = sum(work_s for work_s, _ in _load_by_stage(connection, now, tasks.c.job == job).values())
+    return max([own, *(work_s / workers for work_s, workers in _load_by_stage(connection, now, sooner).values())])
 
 
-def _load_by_stage(connection: Connection, now: float) -> dict[str, tuple[float, int]]:
+def _load_by_stage(
+    connection: Connection, now: float, which: ColumnElement[bool] | None = None
+) -> dict[str, tuple[float, int]]:
+    """Seconds of work left and number of workers, by stage."""
     share_left = 1.0 - cast(tasks.c.steps_done, Float) / tasks.c.num_steps
     work = (
         select(tasks.c.stage, func.sum(tasks.c.cost * share_left).label("cost"))
         .where(tasks.c.status.in_(("waiting", "ready", "leased")))
         .group_by(tasks.c.stage)
     )
+    if which is not None:
+        work = work.where(which)
     alive = select(loads.c.owner, loads.c.stages).where(loads.c.seen_at > now - _WORKER_ALIVE_S).distinct()
     helpers = [set(row.stages.split(",")) for row in connection.execute(alive).all()]
     return {

@@ -122,7 +122,7 @@ class JobStore:
 
     def _insert(self, connection: Connection, new: NewJob) -> str:
         now = self.clock()
-        job_id = f"video_{uuid.uuid4().hex}"
+        job_id = new.id
         rank = take_rank(connection, new, now)
         deadline_at = None if new.deadline_s is None else now + new.deadline_s
         connection.execute(

@@ -151,13 +151,24 @@ class WorkQueue:
                 connection, lease, {"steps_done": steps_done, "saved_steps": steps_done, "state": state, "attempts": 0}
             )
 
-    def give_back(self, lease: Lease) -> None:
-        """Let another worker go on from the last saved state (preemption, shutdown)."""
+    def give_back(self, lease: Lease, *, error: str | None = None) -> None:
+        """Let another worker go on from the last saved state (preemption, shutdown).
+
+        Args:
+            lease: the task.
+            error: what went wrong, if that is why; after `max_attempts` errors without progress the job fails.
+        """
         with write(self.engine) as connection:
             self._charge(connection, lease)
-            connection.execute(
-                update(tasks).where(_held(lease)).values(status="ready", owner=None, lease_expires_at=None)
-            )
+            row = connection.execute(select(tasks.c.attempts).where(_held(lease))).first()
+            attempts = (row.attempts if row else 0) + (error is not None)
+            if attempts >= self.max_attempts:
+                self._drop(connection, lease.job, lease.position, lease.token)
+                message = f"stage {lease.stage} failed {attempts} times: {error}"
+                end_job(connection, lease.job, "failed", self.clock(), code="stage_failed", message=message)
+            else:
+                ready = {"status": "ready", "owner": None, "lease_expires_at": None, "attempts": attempts}
+                connection.execute(update(tasks).where(_held(lease)).values(ready))
         self.bell.ring(lease.stage)
 
     def let_go(self, lease: Lease) -> None:

@@ -26,6 +26,7 @@ class TaskSpec:
 class NewJob:
     """An accepted request, ready to be stored. `fingerprint` identifies the request's content."""
 
+    id: str
     tenant: str
     release: str
     request: dict[str, Any]

@@ -132,3 +132,13 @@ rates = Table(
     Column("seconds_per_cost", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
+
+# Figures for Prometheus, summed over all processes and restarts.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("stage", String(32), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("total", Float, nullable=False),
+)

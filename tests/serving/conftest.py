@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,7 @@ class Service:
             TaskSpec(stage="show", segment=0, needs=(0,), num_steps=1, cost=1.0),
         )
         fields = {
+            "id": f"video_{uuid.uuid4().hex}",
             "tenant": "anonymous",
             "release": "r1",
             "request": {"prompt": "a road"},

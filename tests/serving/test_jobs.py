@@ -1,7 +1,7 @@
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -49,8 +49,7 @@ def test_create_beyond_the_bound_is_refused_also_when_many_try_at_once(service):
         try:
             outcomes.append(service.submit(bound=5, fingerprint=str(i)).id)
         except QueueFullError as error:
-            assert error.retry_after_s > 0
-            outcomes.append("full")
+            outcomes.append("full" if error.retry_after_s > 0 else "no estimate")
 
     threads = [threading.Thread(target=attempt, args=(i,)) for i in range(12)]
     for thread in threads:
@@ -87,6 +86,7 @@ def test_tenants_share_the_workers_by_weight(service):
     assert 27 <= served.count("heavy") <= 33
 
 
+@settings(deadline=None, max_examples=25)
 @given(page=st.integers(1, 7), count=st.integers(0, 12), ascending=st.booleans())
 def test_list_pages_cover_each_job_once_in_order(tmp_path_factory, page, count, ascending):
     from tests.serving.conftest import Service, migrate  # noqa: PLC0415

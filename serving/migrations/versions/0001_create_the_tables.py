@@ -10,7 +10,15 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables of tenants, releases, jobs, tasks and deliveries."""
+    """Create the tables."""
+    op.create_table(
+        "counters",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("stage", sa.String(length=32), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("total", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "stage"),
+    )
     op.create_table(
         "deliveries",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -166,3 +174,4 @@ def downgrade() -> None:
         batch_op.drop_index("ix_deliveries_next_at")
 
     op.drop_table("deliveries")
+    op.drop_table("counters")

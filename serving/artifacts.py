@@ -1,0 +1,70 @@
+"""Files of jobs: stage outputs, saved states, uploads and results, named by their content in one folder per job."""
+
+import hashlib
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from infra import storage
+
+Tensors = dict[str, Tensor]
+
+
+class ArtifactStore:
+    """Files below a local folder or an s3:// prefix. A reference is `job/digest.suffix`."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def put(self, job: str, data: bytes, suffix: str) -> str:
+        """Store a file of a job; writing it again is harmless.
+
+        Returns:
+            Its reference, which identifies the content.
+        """
+        reference = f"{job}/{hashlib.sha256(data).hexdigest()}{suffix}"
+        storage.write_atomic(self.uri(reference), data)
+        return reference
+
+    def get(self, reference: str) -> bytes:
+        """Read a file back, checking its content.
+
+        Raises:
+            ValueError: the content is not what the reference names.
+            FileNotFoundError: the file is gone.
+        """
+        data = storage.read_bytes(self.uri(reference))
+        digest = reference.rsplit("/", 1)[-1].split(".", 1)[0]
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(f"file {reference} is damaged: its content has another digest than its name")
+        return data
+
+    def put_tensors(self, job: str, tensors: Tensors) -> str:
+        """Store named tensors."""
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return self.put(job, safetensors.torch.save(contiguous), ".safetensors")
+
+    def get_tensors(self, reference: str) -> Tensors:
+        """Read named tensors back."""
+        return safetensors.torch.load(self.get(reference))
+
+    def remove(self, reference: str) -> None:
+        """Delete one file."""
+        storage.delete(self.uri(reference))
+
+    def remove_job(self, job: str) -> None:
+        """Delete all files of a job."""
+        storage.delete(storage.join(self.root, job), recursive=True)
+
+    def uri(self, reference: str) -> str:
+        """Where a file lies."""
+        return storage.join(self.root, reference)
+
+    def signed_url(self, reference: str, valid_s: int) -> str | None:
+        """Make a URL from which anyone may fetch a file for a while; None in a local folder."""
+        if not storage.is_remote(self.root):
+            return None
+        files, path = storage.filesystem(self.uri(reference))
+        signed: Any = files.sign(path, expiration=valid_s)
+        return str(signed)

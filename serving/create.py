@@ -1,0 +1,143 @@
+"""From a request to a stored job: checked, resolved, planned, priced and admitted, in this order."""
+
+import secrets
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from serving.backend import Backend
+from serving.body import Body
+from serving.config import ServeConfig
+from serving.errors import ApiError
+from serving.records import Bounds, ConflictError, Job, NewJob, QueueFullError
+from serving.releases import Release
+from serving.requests import VideoRequest, fingerprint, resolve
+from serving.tenants import Tenant
+from serving.uploads import check_image, check_video
+
+# A client that did not get our answer sends the same body again within its time-out.
+_REPLAY_WINDOW_S = 120.0
+
+
+class Turnstile:
+    """Spreads refused callers over the places that will come free, one after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next_at = 0.0
+
+    def wait_s(self, interval_s: float, longest_s: float) -> float:
+        """Promise the next free place.
+
+        Args:
+            interval_s: time between two places.
+            longest_s: time in which the whole queue turns over; promises go no further.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._next_at = min(max(now, self._next_at) + interval_s, now + longest_s)
+            return self._next_at - now
+
+
+turnstile = Turnstile()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request as it came.
+
+    Attributes:
+        body: fields and files.
+        mode: what is made: a new video, or one from the video among the files.
+        idempotency_key: chosen by the caller.
+        is_retry: whether the client says that it sends the request again.
+        parent: job that this one varies or continues.
+    """
+
+    body: Body
+    mode: Literal["create", "edit", "extend"]
+    idempotency_key: str | None
+    is_retry: bool
+    parent: Job | None = None
+
+
+def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked) -> Job:
+    """Store a job for a request, or find the one that an earlier copy of the request made.
+
+    Raises:
+        ApiError: anything wrong with the request, or no room for it.
+    """
+    config = backend.config
+    request = VideoRequest.model_validate(asked.body.fields)
+    _check_rights(request, tenant, config)
+    resolved = resolve(request, release.description, config.limits, random_seed=secrets.randbits(48))
+    resolved["mode"] = asked.mode
+    files = _check_files(asked.body.files, release, config)
+    specs = backend.stage_set.plan({**resolved, "inputs": sorted(files)}, release.description)
+    cost = sum(spec.cost for spec in specs)
+    if cost > config.limits.max_cost:
+        message = f"this request costs {cost:g} units; the limit is {config.limits.max_cost:g}"
+        raise ApiError(400, "limit_exceeded", message)
+    job_id = f"video_{uuid.uuid4().hex}"
+    inputs = {field: backend.artifacts.put(job_id, data, ".bin") for field, data in files.items()}
+    digests = [f"{field} {reference.rsplit('/', 1)[-1]}" for field, reference in sorted(inputs.items())]
+    parent = asked.parent.id if asked.parent else None
+    new = NewJob(
+        id=job_id,
+        tenant=tenant.name,
+        release=release.digest,
+        request={**resolved, "inputs": inputs},
+        fingerprint=fingerprint(request, asked.mode, parent or "", *digests),
+        tasks=specs,
+        priority=request.priority,
+        idempotency_key=asked.idempotency_key,
+        replay_window_s=_REPLAY_WINDOW_S if asked.is_retry else 0.0,
+        parent=parent,
+        deadline_s=request.deadline_s,
+        callback_url=request.callback_url,
+    )
+    return _store(backend, new)
+
+
+def _store(backend: Backend, new: NewJob) -> Job:
+    is_kept = False
+    try:
+        job, is_kept = backend.jobs.create(new, Bounds(max_unfinished=backend.config.max_unfinished))
+        return job
+    except ConflictError as err:
+        raise ApiError(409, "idempotency_conflict", str(err)) from err
+    except QueueFullError as err:
+        wait_s = turnstile.wait_s(err.retry_after_s, err.retry_after_s * backend.config.max_unfinished)
+        raise ApiError(429, "queue_full", str(err), retry_after_s=wait_s) from err
+    finally:
+        if not is_kept and new.request["inputs"]:
+            backend.artifacts.remove_job(new.id)
+
+
+def _check_rights(request: VideoRequest, tenant: Tenant, config: ServeConfig) -> None:
+    if request.priority > tenant.max_priority:
+        message = f"priority {request.priority} is above this key's {tenant.max_priority}"
+        raise ApiError(403, "priority_not_allowed", message, param="priority")
+    if request.callback_url is None:
+        return
+    try:
+        url = urlsplit(request.callback_url)
+        allowed = url.scheme in ("https", "http") and url.netloc in config.callback_hosts
+    except ValueError:
+        allowed = False
+    if not allowed:
+        # Any other host could be one that only this service can reach.
+        hosts = ", ".join(config.callback_hosts) or "none"
+        raise ApiError(400, "callback_not_allowed", f"callback_url may go to: {hosts}", param="callback_url")
+
+
+def _check_files(files: dict[str, bytes], release: Release, config: ServeConfig) -> dict[str, bytes]:
+    checks: dict[str, Any] = {"input_reference": check_image, "video": check_video}
+    for field in files:
+        if field not in release.description.get("inputs", []):
+            message = f"the checkpoint {release.description['name']!r} takes no {field}"
+            raise ApiError(400, "input_not_supported", message, param=field)
+    return {field: checks[field](data, field, config.limits) for field, data in files.items()}

@@ -1,0 +1,56 @@
+"""Starting and ending the service on this machine or a cluster: the tables, the first release, Serve."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from infra.cluster import connect
+from serving.app import build_app
+from serving.backend import open_backend
+from serving.config import ServeConfig
+from serving.database import migrate
+from serving.rollout import wait_active
+from serving.stage_set import StageSet
+
+_READY_S = 600.0
+
+
+@contextmanager
+def running(config: ServeConfig, stage_set: StageSet, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Hold a running service while the block runs.
+
+    Args:
+        config: of the service.
+        stage_set: what it serves.
+        num_cpus: CPUs of the private Ray cluster that is started when there is none.
+
+    Raises:
+        ValueError: no checkpoint, the port is in use (nothing has been started then), or it cannot be loaded.
+    """
+    digest, description = stage_set.describe(config.checkpoint)
+    _refuse_taken_port(config.host, config.port)
+    migrate(config.database_url)
+    releases = open_backend(config, stage_set, durable=True).releases
+    releases.propose(digest, config.checkpoint, description)
+    with connect(num_cpus=num_cpus, object_store_bytes=300_000_000):
+        serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+        serve.run(build_app(config, stage_set), name="videoldm", route_prefix="/", blocking=False)
+        try:
+            wait_active(releases, digest, config.checkpoint, _READY_S)
+            yield
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as err:
+            raise ValueError(
+                f"port {port} on {host} cannot be used: {err.strerror}; choose another with --port"
+            ) from err

@@ -1,6 +1,7 @@
 """The networks of a checkpoint folder, each loaded when it is first asked for."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,13 @@ from torch import nn
 from pipelines import checkpoint
 from pipelines.configs import from_json
 from pipelines.diffusion.noise import NoiseSchedule
-from pipelines.models.latent_space import Autoencoder
+from pipelines.models.conditioning import Conditions
+from pipelines.models.latent_space import Autoencoder, spatial_factor
+from pipelines.models.scene import SceneEncoder
 from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.presets import StageConfig, StageName
+from pipelines.scenes import Scene, scene_labels
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,21 @@ class Networks:
         return self._ready(UNet2DConditionModel.from_pretrained(folder, use_safetensors=True))
 
     @cached_property
+    def scene_encoder(self) -> SceneEncoder:
+        """The encoder of scene labels.
+
+        Raises:
+            ValueError: if the checkpoint is not conditioned on scenes.
+        """
+        return self._ready(SceneEncoder.load(self._part("backbone/condition")))
+
+    def scene_conditions(self, scenes: Sequence[Scene]) -> tuple[Conditions, Conditions]:
+        """Conditions of b scenes, and the unconditional side that guidance pushes away from."""
+        tokens = self.scene_encoder(*(labels.to(self.device) for labels in scene_labels(scenes)))
+        nothing = self.scene_encoder(*(labels.to(self.device) for labels in scene_labels([Scene()] * len(scenes))))
+        return Conditions(text=tokens), Conditions(text=nothing)
+
+    @cached_property
     def decoder(self) -> VideoDecoder | Autoencoder:
         """The temporal decoder, or the image autoencoder if the checkpoint has none."""
         if not self._has("decoder/"):
@@ -101,6 +120,11 @@ class Networks:
         network = VideoUNet(self.unet, config.temporal)
         network.load_temporal_state_dict(load_file(self._part(f"temporal/{name}") / checkpoint.WEIGHTS))
         return Stage(network=self._ready(network), config=config, schedule=NoiseSchedule(config.noise))
+
+    def latent_shape(self, config: StageConfig, num_frames: int, clips: int = 1) -> tuple[int, int, int, int, int]:
+        """Shape (b, t, z, h, w) of the latents of some clips of a stage."""
+        factor, channels = spatial_factor(self.autoencoder), self.autoencoder.config["latent_channels"]
+        return clips, num_frames, channels, config.height // factor, config.width // factor
 
     def _has(self, prefix: str) -> bool:
         return any(path.startswith(prefix) for path in self.manifest.files)

@@ -17,18 +17,27 @@ FEW_CHANNELS = 128
 
 
 class TimeConv(nn.Conv3d):
-    """Convolution over three frames, with a kernel of 1x1 or 3x3 in space, in the form that is fast on the device.
+    """Convolution over three frames, in the form that is fast on the device; the number of frames stays the same.
 
     (3, 1, 1) is the two-dimensional convolution (3, 1) over (t, h w): two to three times faster on CPU.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+        spatial_kernel: side of the kernel in space.
+        stride: of the kernel in space.
+        bias: whether a bias is added.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, spatial_kernel: Literal[1, 3], bias: bool = True) -> None:
-        kernel = (3, spatial_kernel, spatial_kernel)
-        padding = (1, spatial_kernel // 2, spatial_kernel // 2)
-        super().__init__(in_channels, out_channels, kernel, padding=padding, bias=bias)
+    def __init__(
+        self, in_channels: int, out_channels: int, spatial_kernel: int, *, stride: int = 1, bias: bool = True
+    ) -> None:
+        margin = (spatial_kernel - 1) // 2
+        kernel, padding = (3, spatial_kernel, spatial_kernel), (1, margin, margin)
+        super().__init__(in_channels, out_channels, kernel, (1, stride, stride), padding, bias=bias)
 
-    def forward(self, hidden: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b o t h w"]:
-        """Convolve; sizes stay the same."""
+    def forward(self, hidden: Float[Tensor, "b c t H W"]) -> Float[Tensor, "b o t h w"]:
+        """Convolve."""
         if self.kernel_size[1] == 1:
             flat = rearrange(hidden, "b c t h w -> b c t (h w)")
             flat = functional.conv2d(flat, self.weight[..., 0], self.bias, padding=(1, 0))
@@ -41,7 +50,7 @@ class TimeConv(nn.Conv3d):
         """Convolve each frame with the three slices of the kernel at once, then add what neighbours contribute."""
         images = rearrange(hidden, "b c t h w -> (b t) c h w")
         slices = rearrange(self.weight, "o c k u v -> (k o) c u v")
-        images = functional.conv2d(images, slices, padding=self.padding[1])
+        images = functional.conv2d(images, slices, stride=self.stride[1:], padding=self.padding[1:])
         before, same, after = rearrange(images, "(b t) (k o) h w -> k b o t h w", k=3, t=hidden.shape[2])
         same = same if self.bias is None else same + rearrange(self.bias, "o -> o 1 1 1")
         no_frame = (0, 0, 0, 0)

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from pipelines.models.discriminator import (
+    DiscriminatorConfig,
+    VideoDiscriminator,
+    adaptive_weight,
+    adversarial_loss,
+    discriminator_loss,
+    feature_distance,
+    laplacian_distance,
+)
+from pipelines.models.temporal_convolution import TimeConv
+
+
+@pytest.fixture
+def discriminator() -> VideoDiscriminator:
+    return VideoDiscriminator(DiscriminatorConfig(width=8))
+
+
+def test_discriminator_gives_a_map_of_logits_for_each_frame(discriminator):
+    logits = discriminator(torch.randn(2, 6, 3, 32, 48))
+    assert logits.shape == (2, 6, 4, 6)
+    sizes = {tuple(p.shape) for p in discriminator.parameters() if p.ndim == 5}
+    assert sizes == {(8, 3, 3, 4, 4), (16, 8, 3, 4, 4), (32, 16, 3, 4, 4), (1, 32, 3, 3, 3)}
+
+
+def test_discriminator_sees_the_order_of_frames(discriminator):
+    frames = torch.randn(1, 6, 3, 16, 24)
+    shuffled = frames[:, [0, 2, 1, 3, 5, 4]]
+    logits = discriminator(frames)
+    assert not torch.allclose(discriminator(shuffled).mean(), logits.mean(), atol=1e-5)
+    changed = frames.clone()
+    changed[:, 0] += 1
+    assert not torch.allclose(discriminator(changed)[:, 3], logits[:, 3], atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [(8, 3, 1), (8, 4, 2), (8, 1, 1), (130, 3, 1)])
+def test_time_conv_equals_three_dimensional_convolution(channels, kernel, stride):
+    conv = TimeConv(channels, 5, kernel, stride=stride)
+    hidden = torch.randn(2, channels, 4, 8, 6, requires_grad=True)
+    expected = functional.conv3d(hidden, conv.weight, conv.bias, conv.stride, conv.padding)
+    actual = conv(hidden)
+    assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    grad = torch.randn_like(expected)
+    inputs = (hidden, conv.weight, conv.bias)
+    for one, other in zip(
+        torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_hinge_losses_by_hand():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * ((0 + 0.5) / 2 + (0 + 1.5) / 2))
+    assert adversarial_loss(fake).item() == pytest.approx(1.25)
+
+
+def test_adaptive_weight_balances_the_gradients_at_the_last_weight():
+    weight = nn.Parameter(torch.tensor([[3.0, -2.0], [0.5, 4.0]]))
+    inputs = torch.tensor([[1.0, 2.0], [0.5, -1.0], [2.0, 0.0]])
+    reconstruction, adversarial = (inputs @ weight).square().mean(), (inputs @ weight).sum() * 0.01
+    by_hand = (inputs.T @ (2 * inputs @ weight.detach()) / 6).norm() / (0.01 * inputs.sum(0) * 2**0.5).norm()
+    d = adaptive_weight(reconstruction, adversarial, weight, scale=0.5)
+    assert d.item() == pytest.approx(0.5 * by_hand.item(), rel=1e-2)
+    assert not d.requires_grad
+    (reconstruction + d * adversarial).backward()
+    tiny = adaptive_weight((inputs @ weight).sum(), (inputs @ weight).sum() * 1e-12, weight, scale=10.0)
+    assert tiny.item() == pytest.approx(1e4)
+
+
+def test_feature_distance_follows_its_network():
+    network = nn.Conv2d(3, 7, 3, bias=False)
+    frames, target = torch.randn(2, 3, 3, 8, 10), torch.randn(2, 3, 3, 8, 10)
+    distance = feature_distance(frames, target, lambda images: [network(images)])
+    one, other = network(frames.flatten(0, 1)), network(target.flatten(0, 1))
+    expected = (functional.normalize(one, dim=1) - functional.normalize(other, dim=1)).square().sum(1).mean()
+    assert_close(distance, expected)
+    assert feature_distance(frames, 2 * frames, lambda images: [network(images)]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_laplacian_distance_weighs_texture_as_colour():
+    target = torch.zeros(1, 2, 3, 32, 32)
+    target[..., ::2, :] = 1
+    assert laplacian_distance(target, target).item() == 0
+    without_texture, other_colour = torch.full_like(target, 0.5), target + 0.5
+    assert laplacian_distance(without_texture, target).item() == pytest.approx(0.5)
+    assert laplacian_distance(other_colour, target).item() == pytest.approx(0.5)
+    coarse = torch.kron(torch.randn(1, 1, 1, 8, 8), torch.ones(1, 1, 1, 4, 4)).expand_as(target)
+    assert laplacian_distance(target + coarse, target) > 1.5 * coarse.abs().mean()

@@ -13,6 +13,7 @@ from io import IOBase
 from typing import cast
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
@@ -154,6 +155,24 @@ def decode(source: Source, info: VideoInfo, wanted: Sequence[int]) -> Iterator[t
                     yield frame.pts or 0, _to_rgb(frame, info)
     if todo:
         raise VideoError("missing_frame", f"the frame at {float(todo[0] * info.time_base):.3f} s cannot be decoded")
+
+
+def fit(image: np.ndarray, height: int, width: int, info: VideoInfo | None = None) -> np.ndarray:
+    """Scale an image (H, W, 3) to cover (height, width) and cut off evenly what sticks out.
+
+    Shrinking averages over area; growing interpolates with cubics. With `info`, non-square pixels are set right.
+    """
+    shown = (info.height, info.width) if info else image.shape[:2]
+    scale = max(height / shown[0], width / shown[1])
+    # The part of the image that is kept, in its own pixels.
+    keep_rows = image.shape[0] * height / scale / shown[0]
+    keep_columns = image.shape[1] * width / scale / shown[1]
+    top, left = round((image.shape[0] - keep_rows) / 2), round((image.shape[1] - keep_columns) / 2)
+    cut = image[top : top + max(round(keep_rows), 1), left : left + max(round(keep_columns), 1)]
+    if cut.shape[:2] == (height, width):
+        return np.ascontiguousarray(cut)
+    shrinks = cut.shape[0] >= height and cut.shape[1] >= width
+    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _decode_wanted(

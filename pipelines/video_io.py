@@ -1,18 +1,16 @@
 """Videos at the edges: a clip of frames from a file, frames to MP4, sheets of frames to look at. PyAV is the codec."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import torch
 
 from pipelines.tensors import VideoFrames
-from pipelines.video_decode import Source, VideoInfo, decode, probe
+from pipelines.video_decode import Source, VideoInfo, decode, fit, probe
+from pipelines.video_encode import encode_mp4
 
 Rate = Fraction | float | int
 
@@ -57,24 +55,6 @@ def read_clip(
     return torch.from_numpy(np.stack([images[pts] for pts in wanted]))
 
 
-def fit(image: np.ndarray, height: int, width: int, info: VideoInfo | None = None) -> np.ndarray:
-    """Scale an image (H, W, 3) to cover (height, width) and cut off evenly what sticks out.
-
-    Shrinking averages over area; growing interpolates with cubics. With `info`, non-square pixels are set right.
-    """
-    shown = (info.height, info.width) if info else image.shape[:2]
-    scale = max(height / shown[0], width / shown[1])
-    # The part of the image that is kept, in its own pixels.
-    keep_rows = image.shape[0] * height / scale / shown[0]
-    keep_columns = image.shape[1] * width / scale / shown[1]
-    top, left = round((image.shape[0] - keep_rows) / 2), round((image.shape[1] - keep_columns) / 2)
-    cut = image[top : top + max(round(keep_rows), 1), left : left + max(round(keep_columns), 1)]
-    if cut.shape[:2] == (height, width):
-        return np.ascontiguousarray(cut)
-    shrinks = cut.shape[0] >= height and cut.shape[1] >= width
-    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
 def write_mp4(
     path: str | Path,
     frames: VideoFrames,
@@ -95,34 +75,7 @@ def write_mp4(
     Raises:
         ValueError: if there are no frames or a side is odd.
     """
-    images = frames.numpy()
-    num_frames, height, width, _ = images.shape
-    if not num_frames or height % 2 or width % 2:
-        raise ValueError(f"frames of shape {images.shape} cannot be written: at least one frame, even height and width")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=".mp4", dir=path.parent)
-    os.close(descriptor)
-    try:
-        _encode(temporary, images, Fraction(fps).limit_denominator(1001), quality, metadata or {})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _encode(path: str, images: np.ndarray, fps: Fraction, quality: int, metadata: dict[str, str]) -> None:
-    options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
-    with av.open(path, mode="w", format="mp4", container_options=options) as container:
-        container.metadata.update(metadata)
-        stream = container.add_stream(
-            "libx264", rate=fps, options={"crf": str(quality), "preset": "medium", "threads": "1"}
-        )
-        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
-        for image in images:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    encode_mp4(path, frames.numpy(), Fraction(fps).limit_denominator(1001), quality=quality, metadata=metadata)
 
 
 def contact_sheet(rows: Sequence[VideoFrames], *, columns: int = 8, scale: int = 1) -> bytes:

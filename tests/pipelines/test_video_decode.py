@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipelines import video_decode
-from pipelines.video_decode import VideoError, decode, probe
-from pipelines.video_io import fit, read_clip, write_mp4
+from pipelines.video_decode import VideoError, decode, fit, probe
+from pipelines.video_io import read_clip, write_mp4
 
 REAL = Path(__file__).parents[1] / "data" / "driving" / "highway_cars_1.mp4"
 

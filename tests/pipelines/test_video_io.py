@@ -58,3 +58,15 @@ def test_contact_sheet_shows_first_and_last_frame() -> None:
     assert sheet.shape == (64, 144, 3)
     np.testing.assert_array_equal(sheet[:32, :48], frames[0].numpy())
     np.testing.assert_array_equal(sheet[32:, 96:], frames[8].numpy())
+
+
+def test_bytes_do_not_depend_on_what_memory_held_before(tmp_path: Path) -> None:
+    """x264 has read stale memory for pictures this small."""
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.integers(0, 255, (8, 6, 10, 3), np.uint8).repeat(8, 1).repeat(8, 2)[:, :, :-2].copy())
+    seen = set()
+    for _ in range(40):
+        rng.bytes(int(rng.integers(100, 200_000)))
+        write_mp4(tmp_path / "a.mp4", frames, 8)
+        seen.add((tmp_path / "a.mp4").read_bytes())
+    assert len(seen) == 1

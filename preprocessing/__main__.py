@@ -1,0 +1,29 @@
+"""`python -m preprocessing COMMAND ...`: from a corpus of videos to latent shards. Each command has its own --help."""
+
+import importlib
+import sys
+
+from infra.cli import ExitCode, run_command
+
+# Imported only when asked for: the encoder's libraries take seconds to load.
+COMMANDS = {
+    "synthesize": ("preprocessing.synthetic.command", "draw a synthetic driving corpus with exact labels"),
+}
+
+
+def main() -> ExitCode:
+    """Run the command named first on the command line."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m preprocessing COMMAND ... [--help]\n")
+        for name, (_, purpose) in COMMANDS.items():
+            print(f"  {name:<11} {purpose}")
+        return ExitCode.DONE
+    if arguments[0] not in COMMANDS:
+        raise ValueError(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
+    code: ExitCode = importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Synthetic driving: a procedural renderer (numpy and OpenCV) that knows the label of every pixel it draws."""

@@ -1,0 +1,292 @@
+"""Render a drive: `Drive(scene, ...).frame(time_s)` gives the picture and the exact boxes of the vehicles in it."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+
+from preprocessing.synthetic.buildings import paint_building
+from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
+from preprocessing.synthetic.ground import Ground
+from preprocessing.synthetic.light import Light, light_at
+from preprocessing.synthetic.painter import Painter
+from preprocessing.synthetic.road import Road
+from preprocessing.synthetic.roadside import (
+    RAIL_STEP_M,
+    Surroundings,
+    paint_lamp_post,
+    paint_rail,
+    paint_sign,
+    paint_tree,
+)
+from preprocessing.synthetic.scene import Scene, random
+from preprocessing.synthetic.scenery import DRAW_M, Scenery
+from preprocessing.synthetic.sky import Sky
+from preprocessing.synthetic.traffic import Traffic
+from preprocessing.synthetic.vehicles import Lamp, Pose, footprint, paint_vehicle
+
+_PAINTERS: dict[str, Any] = {
+    "tree": paint_tree,
+    "building": paint_building,
+    "lamp": paint_lamp_post,
+    "sign": paint_sign,
+    "rail": paint_rail,
+}
+VIEW_M = 380.0
+MIN_VISIBLE_PX = 6.0
+# A vehicle of which fog leaves less contrast than this has no box.
+MIN_CONTRAST = 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class VehicleBox:
+    """What is visible of one vehicle in one frame.
+
+    Attributes:
+        vehicle: its number in the drive.
+        kind: see vehicle_shapes.KINDS.
+        box: (x1, y1, x2, y2) around its visible pixels, in [0, 1] of width and height.
+        visible_px: its visible pixels.
+        distance_m: from the camera to its middle.
+        speed_mps: its speed.
+        oncoming: whether it drives towards the camera.
+    """
+
+    vehicle: int
+    kind: str
+    box: tuple[float, float, float, float]
+    visible_px: float
+    distance_m: float
+    speed_mps: float
+    oncoming: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A picture (H, W, 3) uint8 RGB, its vehicles, and the camera car's state."""
+
+    image: np.ndarray
+    boxes: tuple[VehicleBox, ...]
+    speed_mps: float
+    curvature: float
+
+
+class Drive:
+    """One drive, ready to be seen at any moment from 0 to `seconds`."""
+
+    def __init__(self, scene: Scene, seconds: float, height: int, width: int, noise: float = 0.0) -> None:
+        self.scene, self.size, self.noise = scene, (height, width), noise
+        self.traffic = Traffic(scene, seconds)
+        end = float(self.traffic.s[-1, 0])
+        self.road = Road(scene, -700.0, end + 1500.0)
+        self.ground = Ground(scene, self.road)
+        self.scenery = Scenery(scene)
+        passed = self.road.heading[(self.road.s > -20) & (self.road.s < end + 20)]
+        margin = 0.2
+        self.sky = Sky(
+            scene, light_at(scene, seconds / 2), self.camera_at(0.0), (passed.min() - margin, passed.max() + margin)
+        )
+
+    def camera_at(self, time_s: float) -> Camera:
+        """Camera at a moment: on its car, following the road, rocking a little."""
+        setup, (height, width) = self.scene.camera, self.size
+        s, d, speed, yaw, _ = (column[0] for column in self.traffic.at(time_s))
+        east, north = self.road.locate(s, d)
+        rock = np.sin(7.1 * time_s + setup.bob_phase) + 0.6 * np.sin(11.3 * time_s + 2 * setup.bob_phase)
+        return Camera(
+            height=height,
+            width=width,
+            focal=width / 2 / np.tan(np.radians(setup.fov_deg) / 2),
+            horizon=height * (setup.horizon + 0.0016 * rock * min(speed / 15, 1.0)),
+            height_m=setup.height_m,
+            east=float(east),
+            north=float(north),
+            yaw=float(self.road.heading_at(s) + 0.8 * yaw),
+            s=float(s),
+            d=float(d),
+        )
+
+    def frame(self, time_s: float) -> Frame:
+        """Render one moment."""
+        camera, light = self.camera_at(time_s), light_at(self.scene, time_s)
+        view = Surroundings(self.scene, self.road, camera, light)
+        poses = self._poses(camera, time_s)
+        painter = Painter(self._background(camera, light, view, poses))
+        lamps, painted = self._paint(painter, camera, light, view, poses)
+        picture = _glow(painter, lamps, self.size)
+        if self.noise > 0:
+            rng = random(self.scene.seed, self.scene.clip, f"noise {round(time_s * 1000)}")
+            picture += 255 * np.float32(self.noise) * rng.standard_normal(picture.shape, np.float32)
+        speed = self.traffic.at(time_s)[2]
+        return Frame(
+            image=np.clip(np.rint(picture), 0, 255).astype(np.uint8),
+            boxes=self._boxes(painter, painted, poses, speed),
+            speed_mps=float(speed[0]),
+            curvature=float(np.interp(camera.s, self.road.s, self.road.curvature)),
+        )
+
+    def _poses(self, camera: Camera, time_s: float) -> dict[int, Pose]:
+        """All other vehicles within sight."""
+        s, d, _, yaw, braking = self.traffic.at(time_s)
+        vehicles = self.traffic.vehicles
+        near = np.flatnonzero((s > camera.s - 15) & (s < camera.s + VIEW_M))
+        right, forward = camera.to_camera(*self.road.locate(s[near], d[near]))
+        turn = self.road.heading_at(s[near]) + yaw[near] - camera.yaw
+        poses = {}
+        for i, number in enumerate(near):
+            if number == 0:
+                continue
+            poses[int(number)] = Pose(
+                right=float(right[i]), forward=float(forward[i]), turn=float(turn[i]),
+                s=float(s[number]), d=float(d[number]),
+                kind=str(vehicles.kind[number]), colour=vehicles.colour[number], braking=bool(braking[number]),
+            )  # fmt: skip
+        return poses
+
+    def _background(self, camera: Camera, light: Light, view: Surroundings, poses: dict[int, Pose]) -> np.ndarray:
+        height, width = self.size
+        shadow = np.zeros((height, width), np.uint8)
+        lit = np.zeros((height, width), np.uint8)
+        vehicles = self.traffic.vehicles
+        for number, pose in poses.items():
+            corners = footprint(pose, float(vehicles.length_m[number]) + 0.25, float(vehicles.width_m[number]) + 0.2)
+            if light.shadow > 0.05:
+                # The outline of a roof 1.3 m up, thrown away from the sun.
+                offset = -np.array((view.sun[0], 0.0, view.sun[2])) * 1.3 / max(view.sun[1], 0.5)
+                thrown = np.concatenate([corners, corners + offset])
+                hull = cv2.convexHull(thrown[:, (0, 2)].astype(np.float32), returnPoints=False)[:, 0]
+                _stain(shadow, camera, thrown[hull], 170)
+            _stain(shadow, camera, corners, 255)
+            if light.lamps > 0 and abs(pose.turn) > np.pi / 2:
+                ahead = np.array((np.sin(pose.turn), 0, np.cos(pose.turn)))
+                for reach, value in ((13.0, 40), (8.0, 70)):
+                    beam = corners.copy()
+                    beam[2:] += ahead * reach
+                    _stain(lit, camera, beam, value)
+        blur = 0.9 * height / 128
+        shadow_share = cv2.GaussianBlur(shadow, (0, 0), 0.5 * blur).astype(np.float32) / 255
+        lit_light = cv2.GaussianBlur(lit, (0, 0), 3.0 * blur).astype(np.float32) / 255
+        ground = self.ground.view(camera, light, shadow_share, lit_light)
+        rows = height - len(ground)
+        return np.rint(np.concatenate([self.sky.view(camera, rows), ground])).astype(np.uint8)
+
+    def _paint(
+        self, painter: Painter, camera: Camera, light: Light, view: Surroundings, poses: dict[int, Pose]
+    ) -> tuple[list[Lamp], dict[int, tuple[int, np.ndarray]]]:
+        """Paint everything that stands or drives, far things first."""
+        lamps: list[Lamp] = []
+        painted: dict[int, tuple[int, np.ndarray]] = {}
+        for _, kind, what in sorted(self._things(camera, view, poses), key=lambda thing: -thing[0]):
+            if kind == "vehicle":
+                number = painter.begin_object()
+                silhouette, own = paint_vehicle(painter, camera, light, self.scene, poses[what])
+                lamps += own
+                if silhouette is not None:
+                    painted[what] = (number, silhouette)
+            else:
+                lamps += _PAINTERS[kind](painter, view, *what) or ()
+        return lamps, painted
+
+    def _things(self, camera: Camera, view: Surroundings, poses: dict[int, Pose]) -> list[tuple[float, str, Any]]:
+        """(distance, kind, what) of all that is to be painted."""
+        things: list[tuple[float, str, Any]] = [(pose.forward, "vehicle", number) for number, pose in poses.items()]
+        cells = self.scenery.around(camera.s)
+        blocks = [block for cell in cells for block in cell.buildings]
+        ends = view.places([b.s + b.along_m for b in blocks], [b.d for b in blocks])
+        middles = view.places([b.s + b.along_m / 2 for b in blocks], [b.d for b in blocks])
+        things += [
+            (end.forward, "building", (block, mid)) for block, end, mid in zip(blocks, ends, middles, strict=True)
+        ]
+        for kind, items in (
+            ("tree", [t for c in cells for t in c.trees]),
+            ("sign", [g for c in cells for g in c.signs]),
+        ):
+            for item, place in zip(items, view.places([i.s for i in items], [i.d for i in items]), strict=True):
+                if (
+                    place.forward > NEAR_M + 0.5
+                    and abs(place.right) < place.forward * self.size[1] / camera.focal / 2 + 6
+                ):
+                    things.append((place.forward, kind, (item, place)))
+        return things + self._lamp_posts(camera, view) + self._rails(camera, view)
+
+    def _lamp_posts(self, camera: Camera, view: Surroundings) -> list[tuple[float, str, Any]]:
+        spacing, edge = self.scene.lamp_spacing_m, self.scene.road_edge_m + 0.7
+        if spacing <= 0:
+            return []
+        things: list[tuple[float, str, Any]] = []
+        for side, shift in ((1, 0.5), (-1, 0.0)):
+            first = math.ceil(camera.s / spacing - shift)
+            s = [(first + i + shift) * spacing for i in range(int((DRAW_M - 60) / spacing))]
+            feet = view.places(s, [side * edge] * len(s))
+            heads = view.places(s, [side * (edge - 2.2)] * len(s))
+            things += [(foot.forward, "lamp", (foot, head)) for foot, head in zip(feet, heads, strict=True)]
+        return things
+
+    def _rails(self, camera: Camera, view: Surroundings) -> list[tuple[float, str, Any]]:
+        edge = self.scene.road_edge_m + 0.5
+        lines = [(-edge, False), (edge, False)] if self.scene.guard_rail else []
+        if self.scene.median_m > 1:
+            lines.append((0.0, True))
+        first = math.floor((camera.s - 2) / RAIL_STEP_M)
+        s = [(first + i) * RAIL_STEP_M for i in range(25)]
+        things: list[tuple[float, str, Any]] = []
+        for d, concrete in lines:
+            places = view.places(s, [d] * len(s))
+            things += [(max(a.forward, 0.0), "rail", (a, b, concrete)) for a, b in pairwise(places)]
+        return things
+
+    def _boxes(
+        self, painter: Painter, painted: dict[int, tuple[int, np.ndarray]], poses: dict[int, Pose], speed: np.ndarray
+    ) -> tuple[VehicleBox, ...]:
+        height, width = self.size
+        boxes = []
+        for vehicle, (number, silhouette) in sorted(painted.items()):
+            pose = poses[vehicle]
+            distance = float(np.hypot(pose.right, pose.forward))
+            found = painter.extent(number, silhouette)
+            if found is None or found[1] < MIN_VISIBLE_PX or np.exp(-distance / self.scene.sight_m) < MIN_CONTRAST:
+                continue
+            (x1, y1, x2, y2), area = found
+            boxes.append(
+                VehicleBox(
+                    vehicle=vehicle,
+                    kind=pose.kind,
+                    box=(x1 / width, y1 / height, x2 / width, y2 / height),
+                    visible_px=area,
+                    distance_m=distance,
+                    speed_mps=float(speed[vehicle]),
+                    oncoming=abs(pose.turn) > np.pi / 2,
+                )
+            )
+        return tuple(boxes)
+
+
+def _stain(mask: np.ndarray, camera: Camera, corners: np.ndarray, value: int) -> None:
+    """Paint a ground polygon into a mask."""
+    clipped = clip_near(corners)
+    if len(clipped):
+        fixed = np.rint((camera.project(clipped) - 0.5) * 16).astype(np.int32)
+        cv2.fillConvexPoly(mask, fixed, value, cv2.LINE_AA, 4)
+
+
+def _glow(painter: Painter, lamps: list[Lamp], size: tuple[int, int]) -> np.ndarray:
+    """Add the glow of visible lamps: light spread by three blurs, so that near and far lamps look alike."""
+    picture = painter.picture()
+    unit = size[0] / 128
+    energy = np.zeros((*size, 3), np.float32)
+    for lamp in lamps:
+        column, row = round(lamp.column - 0.5), round(lamp.row - 0.5)
+        if 0 <= column < size[1] and 0 <= row < size[0] and painter.shows(lamp.column, lamp.row, lamp.owner):
+            spread = lamp.power * unit**2 / (0.35 + lamp.distance_m / 55)
+            energy[row, column] += np.array(lamp.colour, np.float32) * min(spread, 3.2 * unit**2)
+    if not energy.any():
+        return picture
+    glow = 1.9 * cv2.GaussianBlur(energy, (0, 0), 0.8 * unit) + 3.0 * cv2.GaussianBlur(energy, (0, 0), 2.4 * unit)
+    # The wide halo is smooth enough to be blurred at a quarter of the size.
+    small = cv2.resize(energy, (size[1] // 4, size[0] // 4), interpolation=cv2.INTER_AREA)
+    halo = cv2.GaussianBlur(small, (0, 0), 7.0 * unit / 4)
+    glow += 4.2 * cv2.resize(halo, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return picture + np.minimum(glow, 1.5) * (255 - picture)

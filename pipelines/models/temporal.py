@@ -37,6 +37,7 @@ class TemporalConfig:
         convolution: whether temporal convolutions are inserted.
         attention: whether temporal transformers are inserted.
         attention_blocks: temporal blocks after each spatial block; 2 makes the paper's attention-only ablation.
+        svd_eps: whether norms have the eps of diffusers' Stable Video Diffusion class, for weights taken from it.
         attention_window: at inference, how many frames away a frame may look; None is all.
     """
 
@@ -51,6 +52,7 @@ class TemporalConfig:
     convolution: bool = True
     attention: bool = True
     attention_blocks: int = 1
+    svd_eps: bool = False
     attention_window: int | None = None
 
     def __post_init__(self) -> None:

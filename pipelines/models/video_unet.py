@@ -46,6 +46,8 @@ class VideoUNet(nn.Module):
         self.unet = unet = check_backbone(unet)
         self.config = config
         self.temporal = nn.ModuleDict()
+        if config.svd_eps:
+            _set_svd_eps(unet)
         for name, level, block in _blocks(unet):
             if config.convolution:
                 for index, resnet in enumerate(block.resnets):
@@ -225,6 +227,14 @@ def _blocks(unet: UNet) -> Iterator[tuple[str, int, Any]]:
     yield from ((f"down_blocks_{level}", level, block) for level, block in enumerate(unet.down_blocks))
     yield "mid_block", deepest, unet.mid_block
     yield from ((f"up_blocks_{index}", deepest - index, block) for index, block in enumerate(unet.up_blocks))
+
+
+def _set_svd_eps(unet: UNet) -> None:
+    """Give norms the eps that diffusers' Stable Video Diffusion class gives them by its blocks' defaults."""
+    for name, _, block in _blocks(unet):
+        for resnet in block.resnets:
+            is_small = name.startswith("up") or type(block).__name__ == "CrossAttnDownBlock2D"
+            resnet.norm1.eps = resnet.norm2.eps = 1e-6 if is_small else 1e-5
 
 
 def _band(noisy: Latents, window: int | None) -> Tensor | None:

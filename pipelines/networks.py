@@ -16,7 +16,7 @@ from torch import nn
 
 from pipelines import checkpoint
 from pipelines.configs import from_json
-from pipelines.diffusion.noise import NoiseSchedule
+from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.models.conditioning import Conditions
 from pipelines.models.latent_space import Autoencoder, spatial_factor
 from pipelines.models.scene import SceneEncoder
@@ -24,6 +24,7 @@ from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.presets import StageConfig, StageName
 from pipelines.scenes import Scene, scene_labels
+from pipelines.tensors import Latents, Timestep
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Stage:
     network: VideoUNet
     config: StageConfig
     schedule: NoiseSchedule
+    device: torch.device
+    dtype: torch.dtype
+
+    def denoise(self, conditions: Conditions) -> Denoise:
+        """Bind conditions; the network computes in its own type, whatever the sampler's."""
+
+        def call(noisy: Latents, timestep: Timestep) -> Latents:
+            return self.network(noisy.to(self.dtype), timestep, conditions)
+
+        return call
 
 
 class Networks:
@@ -119,7 +130,13 @@ class Networks:
         config = self.stage_config(name)
         network = VideoUNet(self.unet, config.temporal)
         network.load_temporal_state_dict(load_file(self._part(f"temporal/{name}") / checkpoint.WEIGHTS))
-        return Stage(network=self._ready(network), config=config, schedule=NoiseSchedule(config.noise))
+        return Stage(
+            network=self._ready(network),
+            config=config,
+            schedule=NoiseSchedule(config.noise),
+            device=self.device,
+            dtype=self.dtype,
+        )
 
     def latent_shape(self, config: StageConfig, num_frames: int, clips: int = 1) -> tuple[int, int, int, int, int]:
         """Shape (b, t, z, h, w) of the latents of some clips of a stage."""

@@ -27,6 +27,7 @@ class StageConfig:
         fps: frames per second of a training clip.
         height: height of a frame in pixels.
         width: width of a frame in pixels.
+        context_level: noise level put on given frames when sampling; None leaves them clean (the paper's way).
     """
 
     temporal: TemporalConfig
@@ -37,6 +38,7 @@ class StageConfig:
     fps: float
     height: int
     width: int
+    context_level: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.fps <= 0:

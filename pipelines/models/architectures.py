@@ -42,7 +42,7 @@ def sd_autoencoder() -> Config:
 
 
 def x4_unet() -> Config:
-    """U-Net of the x4 upscaler, 473 M (`UNet2DConditionModel`): colours beside the noise, their noise level as class."""
+    """U-Net of the x4 upscaler, 473 M (`UNet2DConditionModel`): colours beside the noise, their level as class."""
     return {
         "sample_size": 128,
         "in_channels": 7,

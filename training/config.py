@@ -1,7 +1,12 @@
 """What a training run is made of: frozen dataclasses, one per concern, from which the command line is made."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+
+from pipelines.configs import to_json
+from pipelines.presets import ModelPreset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +84,180 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         if self.every_steps < 1 or self.keep_last < 1:
             raise ValueError(f"every_steps={self.every_steps}, keep_last={self.keep_last}; both must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """When a sample is bad and when a run gives up.
+
+    Attributes:
+        max_magnitude: largest absolute value an input may have; latents have about unit variance, pixels lie in
+            [-1, 1].
+        max_loss_ratio: largest ratio of a sample's loss to the running mean of losses.
+        patience: how many new bad samples or shards in a row are put aside before the run stops.
+    """
+
+    max_magnitude: float = 1e3
+    max_loss_ratio: float = 1e4
+    patience: int = 8
+
+
+Objective = Literal["autoencoder", "image", "keyframes", "prediction", "interpolation", "decoder", "upsampler"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What of the data a run uses, and how.
+
+    Attributes:
+        height, width: size of the frames.
+        num_frames: frames of a training clip; 1 for images.
+        fps: frame rates trained on; empty takes all that the data has.
+        crop: side of the square crops of pixel training; None takes whole frames.
+        label_dropout: probability that a clip's labels are hidden.
+        image_share: probability that a clip's frames are trained as separate images.
+        context_noise: highest noise level put on given frames; None leaves them clean.
+        validation_percent: share of the source videos kept out of training.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    fps: tuple[float, ...] = ()
+    crop: int | None = None
+    label_dropout: float = 0.1
+    image_share: float = 0.0
+    context_noise: int | None = None
+    validation_percent: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.height < 1 or self.width < 1:
+            raise ValueError(f"{self.num_frames} frames of {self.height}x{self.width}; all must be at least 1")
+        for name in ("label_dropout", "image_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is no probability; use 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where a run runs. Nothing here changes the numbers, except `exact`.
+
+    Attributes:
+        launcher: "process" trains here and now; "ray" starts workers with Ray Train.
+        min_workers, max_workers: range of workers; with Ray the number may change while the run goes on.
+        engine: "torch" keeps all state on every worker; "deepspeed" spreads it as `zero` says.
+        zero: how DeepSpeed spreads state.
+        cpus_per_worker, gpus_per_worker: what Ray reserves for a worker.
+        max_failures: how often Ray restarts lost workers; -1 without limit.
+        exact: sum gradients in the fixed tree; False takes the backend's all-reduce (equal to about 1e-6).
+    """
+
+    launcher: Literal["process", "ray"] = "process"
+    min_workers: int = 1
+    max_workers: int = 1
+    engine: Literal["torch", "deepspeed"] = "torch"
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    max_failures: int = 8
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_workers <= self.max_workers:
+            raise ValueError(f"workers {self.min_workers} to {self.max_workers}; use 1 <= min_workers <= max_workers")
+        if self.launcher == "process" and self.max_workers > 1:
+            raise ValueError(f"max_workers={self.max_workers} in one process; use launcher='ray' for more than one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What a run shows of itself.
+
+    Attributes:
+        every_steps: steps between validations; 0 turns them off.
+        batches: global batches of held-out (or, without any, training) samples whose loss is taken, with fixed noise.
+        clips: sample clips made and stored as a video.
+    """
+
+    every_steps: int = 200
+    batches: int = 1
+    clips: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole training run; presets are functions that return one.
+
+    Attributes:
+        name: of the preset.
+        objective: what is trained.
+        model: the system it belongs to.
+        steps: last step.
+        batch_size: samples of a global batch, whatever the number of workers.
+        virtual_shards: into how many parts a batch is cut; the largest number of workers.
+        seed: of everything random.
+        optimizer: of the trained network.
+        discriminator: of the decoder's discriminator.
+        ema_decay: of the moving average that is exported.
+        data: what it trains on.
+        precision: "bf16" keeps frozen weights in bfloat16 and computes in it; trained weights stay in float32.
+        recompute: recompute activations in the backward pass instead of keeping them.
+        log_every: steps between two points of the curves.
+        threads: CPU threads of a worker; part of the arithmetic, so it does not follow the machine.
+        watch: when a sample is bad.
+        checkpoints: when the run saves itself.
+        validation: when it shows itself.
+        cluster: where it runs.
+    """
+
+    name: str
+    objective: Objective
+    model: tyro.conf.Fixed[ModelPreset]
+    steps: int
+    batch_size: int
+    virtual_shards: int = 4
+    seed: int = 0
+    optimizer: OptimizerConfig
+    discriminator: OptimizerConfig | None = None
+    ema_decay: float = 0.9999
+    data: DataConfig
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    log_every: int = 10
+    threads: int = 1
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.batch_size % self.virtual_shards:
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide into virtual_shards={self.virtual_shards}; "
+                f"use a multiple of {self.virtual_shards}"
+            )
+        if self.cluster.max_workers > self.virtual_shards:
+            raise ValueError(
+                f"max_workers={self.cluster.max_workers} exceeds virtual_shards={self.virtual_shards}; "
+                "use fewer workers or more virtual shards"
+            )
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether no worker holds whole parameters (ZeRO-3)."""
+        return self.cluster.engine == "deepspeed" and self.cluster.zero.stage == 3
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What decides the numbers of a run: all but where it runs and when it saves and shows itself."""
+        values = to_json(self)
+        for name in ("checkpoints", "validation", "cluster", "log_every", *(["steps"] if self._may_go_on else [])):
+            del values[name]
+        return values
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether more steps leave those before as they were: nothing is scheduled to the end."""
+        return all(o is None or o.decay == "constant" for o in (self.optimizer, self.discriminator))

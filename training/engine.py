@@ -96,7 +96,8 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """See Engine."""
-        if self._zero.stage == 0:
+        if self._zero.stage < 3:
+            # Trained weights are in fp32, so the model's own are the optimizer's.
             return {name: parameter.detach() for name, parameter in self._trained.items()}
         return {
             name: safe_get_full_fp32_param(parameter).detach().view(self.shapes[name])

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, WatchConfig
 from training.data import Sample
 from training.ema import MovingAverage
 from training.reduction import Node, Workers, combine, local_sums
 from training.schedule import learning_rate
 from training.torch_engine import Engine
-from training.watch import WatchConfig, bad_samples
+from training.watch import bad_samples
 
 
 class Batch(Protocol):

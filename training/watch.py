@@ -2,28 +2,13 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from statistics import median_low
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class WatchConfig:
-    """When a sample is bad and when a run gives up.
-
-    Attributes:
-        max_magnitude: largest absolute value an input may have; latents have about unit variance, pixels lie in
-            [-1, 1].
-        max_loss_ratio: largest ratio of a sample's loss to the running mean of losses.
-        patience: how many new bad samples or shards in a row are put aside before the run stops.
-    """
-
-    max_magnitude: float = 1e3
-    max_loss_ratio: float = 1e4
-    patience: int = 8
+from training.config import WatchConfig
 
 
 def bad_samples(

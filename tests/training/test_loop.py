@@ -13,13 +13,12 @@ from torch.distributed import destroy_process_group, init_process_group
 
 from pipelines.randomness import generator
 from pipelines.shards import ClipRef
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, WatchConfig
 from training.data import Order, Reader, Sample
 from training.ema import MovingAverage
 from training.loop import LoopConfig, Phase, Progress, StepResult, train
 from training.reduction import Workers
 from training.torch_engine import TorchEngine
-from training.watch import WatchConfig
 
 Spawn = Callable[..., None]
 CONFIG = LoopConfig(steps=12, batch_size=8, num_shards=4)

@@ -1,0 +1,107 @@
+"""`python -m training PRESET --shards SHARDS --out CHECKPOINT`: train one network of a system."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from infra import storage
+from infra.cli import ExitCode, IncompleteError, run_command
+from pipelines.configs import to_json
+from training.config import TrainConfig
+from training.export import export
+from training.presets import PRESETS
+from training.reduction import Workers
+from training.task import Inputs
+from training.worker import Job, Outcome, run_worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train one network of a system and put it into a checkpoint folder; the same line again goes on.
+
+    Attributes:
+        out: checkpoint folder, read for what earlier runs made and written to at the end.
+        shards: latent shards, for diffusion models.
+        corpus: folder of videos, for autoencoders and pixel models.
+        backbone: diffusers folder with another image network than the checkpoint's.
+        run_dir: folder for the run's own checkpoints and records; default OUT.runs.
+        minutes: longest training time; the run then ends as if it were done.
+        dry_run: print the resolved configuration and leave.
+        config: the run; every field can be changed.
+    """
+
+    out: str
+    shards: str | None = None
+    corpus: str | None = None
+    backbone: str | None = None
+    run_dir: str | None = None
+    minutes: float | None = None
+    dry_run: bool = False
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Parse a command line and carry it out."""
+    name, rest = _preset_name(arguments)
+    parsed = tyro.cli(
+        Arguments,
+        args=list(rest),
+        prog=f"python -m training {name}",
+        default=Arguments(out=tyro.MISSING, config=PRESETS[name]()),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if parsed.dry_run:
+        print(json.dumps(to_json(parsed.config), indent=1))
+        return ExitCode.DONE
+    return run(parsed)
+
+
+def run(parsed: Arguments) -> ExitCode:
+    """Train, then export."""
+    inputs = Inputs(out=parsed.out, shards=parsed.shards, corpus=parsed.corpus, backbone=parsed.backbone)
+    job = Job(
+        config=parsed.config,
+        inputs=inputs,
+        run_uri=storage.join(parsed.run_dir or f"{parsed.out.rstrip('/')}.runs", parsed.config.name),
+        seconds=parsed.minutes * 60 if parsed.minutes is not None else None,
+    )
+    outcome = _train(job)
+    if not outcome.is_done:
+        raise IncompleteError(f"stopped at step {outcome.step}; run the same command again to go on")
+    export(job, Path(parsed.out))
+    print(f"{parsed.config.name}: step {outcome.step}, loss {outcome.loss:.4f}, written to {parsed.out}")
+    return ExitCode.DONE_WITH_QUARANTINE if outcome.put_aside else ExitCode.DONE
+
+
+def _train(job: Job) -> Outcome:
+    if job.config.cluster.launcher == "process":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return run_worker(job, Workers(), device)
+    # Ray takes seconds to import, which a run in this process need not spend.
+    from training.trainer import run_on_ray  # noqa: PLC0415
+
+    return run_on_ray(job)
+
+
+def _preset_name(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python -m training PRESET [options]\n\npresets: {', '.join(PRESETS)}\n")
+        print("`python -m training PRESET --help` lists the options")
+        raise SystemExit(ExitCode.DONE if arguments and arguments[0] in ("-h", "--help") else ExitCode.BAD_ARGUMENTS)
+    name = arguments[0]
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
+        raise ValueError(f"unknown preset {name!r}; {hint}")
+    return name, arguments[1:]
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))

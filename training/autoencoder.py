@@ -1,0 +1,136 @@
+"""The autoencoder run: frames of videos to an f8 autoencoder with a Gaussian latent space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipelines.models.autoencoder import encode_moments
+from pipelines.models.latent_space import spatial_factor
+from pipelines.tensors import VideoFrames
+from training.batches import FrameBatch, FrameRecipe
+from training.config import TrainConfig
+from training.data import Order, Sample, Source
+from training.objectives import autoencoder_losses
+from training.sources import VideoSource
+from training.task import Inputs, LossNetwork, PhaseSpec, put_part, seeded, trained_parameters
+
+SCALE_FRAMES = 256
+"""Frames over which the scale of the latents is measured."""
+
+
+class AutoencoderNetwork(LossNetwork):
+    """The autoencoder and its reconstruction loss."""
+
+    def __init__(self, vae: AutoencoderKL, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.vae = vae
+
+    def losses(self, batch: FrameBatch) -> Float[Tensor, " b"]:
+        """See LossNetwork."""
+        return autoencoder_losses(self.vae, batch, gradient_weight=1.0, kl_weight=1e-4)
+
+
+@dataclass
+class AutoencoderTask:
+    """See training.task.Task."""
+
+    config: TrainConfig
+    network: AutoencoderNetwork
+    source: VideoSource
+    held_out: Source[Any]
+    recipe: FrameRecipe
+
+    @property
+    def phases(self) -> Sequence[PhaseSpec]:
+        """One: encoder and decoder together."""
+        return [PhaseSpec(name="autoencoder", network=self.network, trained=trained_parameters(self.network))]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The videos."""
+        return {"data": self.source.digest}
+
+    def collate(self, samples: Sequence[Sample], items: Sequence[UInt8[Tensor, "t H W 3"]]) -> FrameBatch:
+        """See Task."""
+        return self.recipe.collate(samples, items)
+
+    @torch.no_grad()
+    def preview(self, count: int) -> list[VideoFrames]:
+        """Frames of some videos, then what comes back of them."""
+        frames = self._some_frames(4 * count).to(next(self.network.parameters()).device)
+        decoded = self.network.vae(frames).sample
+        rows = [(both.clamp(-1, 1) + 1) * 127.5 for both in (frames, decoded)]
+        return [row.round().byte().permute(0, 2, 3, 1).cpu() for row in rows]
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write backbone/vae with the scale that gives its latents unit variance."""
+        mean, deviation = self._latent_statistics()
+        self.network.vae.register_to_config(  # type: ignore[no-untyped-call]
+            scaling_factor=round(1 / deviation, 5), shift_factor=round(mean, 5)
+        )
+        put_part(
+            folder,
+            "backbone/vae",
+            lambda aside: self.network.vae.save_pretrained(aside, safe_serialization=True),
+            name=self.config.model.name,
+            record=record,
+        )
+
+    @torch.no_grad()
+    def _latent_statistics(self) -> tuple[float, float]:
+        latents = [
+            encode_moments(self.network.vae, frames[None])[:, :, : self.recipe.latent_channels]
+            for frames in torch.split(self._some_frames(SCALE_FRAMES), 16)
+        ]
+        z = torch.cat(latents, dim=1).double()
+        return float(z.mean()), float(z.std())
+
+    def _some_frames(self, count: int) -> Float[Tensor, "t 3 H W"]:
+        order = Order(self.source.buckets, batch_size=count, seed=0)
+        clips = self.source.read([sample.ref for sample in order.batch(0)])
+        frames = torch.stack([clip[0] for clip in clips]).permute(0, 3, 1, 2)
+        return frames.float() / 127.5 - 1
+
+
+def autoencoder_task(config: TrainConfig, inputs: Inputs) -> AutoencoderTask:
+    """Make a new autoencoder of the preset's shape.
+
+    Raises:
+        ValueError: if there is no corpus, or the frames do not divide by the autoencoder's factor.
+    """
+    if inputs.corpus is None:
+        raise ValueError(f"{config.name} trains on videos; give their folder with --corpus")
+    with seeded(config.seed):
+        vae = AutoencoderKL(**config.model.autoencoder)
+    data, factor = config.data, spatial_factor(vae)
+    crop = (data.crop, data.crop) if data.crop else (data.height, data.width)
+    for size in (*crop, data.height, data.width):
+        if size % factor:
+            raise ValueError(f"size {size} does not divide by the autoencoder's factor {factor}; use a multiple of it")
+
+    def videos(validation: bool) -> VideoSource:
+        return VideoSource(
+            inputs.corpus or "",
+            size=(data.height, data.width),
+            num_frames=1,
+            fps=data.fps[0] if data.fps else 2.0,
+            percent=data.validation_percent,
+            validation=validation,
+        )
+
+    source, held_out = videos(False), videos(True)
+    return AutoencoderTask(
+        config=config,
+        network=AutoencoderNetwork(vae, config),
+        source=source,
+        held_out=held_out if held_out.buckets[0] else source,
+        recipe=FrameRecipe(
+            seed=config.seed, crop=crop, factor=factor, latent_channels=int(vae.config["latent_channels"])
+        ),
+    )

@@ -1,0 +1,220 @@
+"""Runs on latent shards: the image model, and the video models made of it (key frames, prediction, interpolation)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from einops import rearrange
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipelines import checkpoint
+from pipelines.configs import to_json
+from pipelines.diffusion.noise import NoiseSchedule
+from pipelines.diffusion.objective import denoising_loss
+from pipelines.diffusion.sampler_state import clip_noise, finish, initial_state
+from pipelines.diffusion.sampling import sample
+from pipelines.diffusion.scheduler_config import diffusers_from_noise_config
+from pipelines.models.autoencoder import decode_latents
+from pipelines.models.conditioning import Conditions
+from pipelines.models.scene import UNKNOWN, SceneConfig, SceneEncoder
+from pipelines.models.video_unet import VideoUNet
+from pipelines.networks import Networks
+from pipelines.presets import StageConfig
+from pipelines.shard_format import LatentClip
+from pipelines.tensors import Latents, Timestep, Tokens, VideoFrames
+from training.batches import LatentBatch, LatentRecipe
+from training.config import TrainConfig
+from training.context import ContextRecipe
+from training.data import Sample, Source
+from training.latent_inputs import clips_for, digests, open_for, scaling_of
+from training.sources import LatentSource
+from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
+
+
+def denoise_images(unet: UNet2DConditionModel, tokens: Tokens, noisy: Latents, timestep: Timestep) -> Latents:
+    """Run an image network on clips of one frame."""
+    images = rearrange(noisy, "b 1 z h w -> b z h w")
+    (prediction,) = unet(images, timestep, encoder_hidden_states=tokens, return_dict=False)
+    return rearrange(prediction, "b z h w -> b 1 z h w")
+
+
+class ImageNetwork(LossNetwork):
+    """The image model and its condition, trained together."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, condition: SceneEncoder, schedule: NoiseSchedule, config: TrainConfig
+    ) -> None:
+        super().__init__(config)
+        self.unet, self.condition, self.schedule = unet, condition, schedule
+
+    def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
+        """See LossNetwork."""
+        denoise = partial(denoise_images, self.unet, self.condition(batch.night, batch.crowdedness))
+        return denoising_loss(denoise, batch.latents, self.schedule, batch.timestep, batch.noise)
+
+
+class VideoNetwork(LossNetwork):
+    """The image model, frozen, with temporal layers that are trained."""
+
+    def __init__(self, video: VideoUNet, condition: SceneEncoder, schedule: NoiseSchedule, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.video, self.condition, self.schedule = video, condition, schedule
+
+    def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
+        """See LossNetwork."""
+        conditions = Conditions(
+            text=self.condition(batch.night, batch.crowdedness),
+            context=batch.context,
+            context_level=batch.context_level,
+            is_image=batch.is_image,
+        )
+        denoise = partial(self.video, conditions=conditions)
+        return denoising_loss(denoise, batch.latents, self.schedule, batch.timestep, batch.noise)
+
+
+@dataclass
+class LatentTask:
+    """See training.task.Task; the base of image and video runs."""
+
+    config: TrainConfig
+    stage: StageConfig
+    network: ImageNetwork | VideoNetwork
+    source: LatentSource
+    held_out: Source[Any]
+    recipe: LatentRecipe
+    networks: Networks
+    identity: dict[str, str]
+
+    @property
+    def phases(self) -> Sequence[PhaseSpec]:
+        """One network."""
+        return [PhaseSpec(name=self.config.objective, network=self.network, trained=trained_parameters(self.network))]
+
+    def collate(self, samples: Sequence[Sample], items: Sequence[LatentClip]) -> LatentBatch:
+        """See Task."""
+        return self.recipe.collate(samples, items)
+
+    @torch.no_grad()
+    def preview(self, count: int) -> list[VideoFrames]:
+        """Sample clips by day and by night, in turn."""
+        device = next(self.network.parameters()).device
+        night = (torch.arange(count) % 2).to(device)
+        tokens = self.network.condition(night, torch.full_like(night, UNKNOWN))
+        clip = self.collate(*self._first_sample())
+        shape = (count, *clip.latents.shape[1:])
+        if isinstance(self.network, VideoNetwork):
+            context = clip.context.expand(count, -1, -1, -1, -1) if clip.context is not None else None
+            level = clip.context_level.expand(count) if clip.context_level is not None else None
+            conditions = Conditions(text=tokens, context=context, context_level=level)
+            denoise: Any = partial(self.network.video, conditions=conditions)
+        else:
+            denoise = partial(denoise_images, self.network.unet, tokens)
+        start = initial_state(clip_noise(shape, self.config.seed, "preview").to(device))
+        states = sample(self.stage.sampler, denoise, self.network.schedule, start, seed=self.config.seed)
+        frames = decode_latents(self.networks.autoencoder, finish(states).cpu())
+        pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte()
+        return list(rearrange(pixels, "b t c H W -> b t H W c"))
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write backbone/{unet,condition,scheduler}, or temporal/<stage>."""
+        put = partial(put_part, folder, name=self.config.model.name, record=record)
+        if isinstance(self.network, VideoNetwork):
+            put(f"temporal/{self.config.objective}", self._write_temporal)
+            return
+        image = self.network
+        put("backbone/unet", lambda aside: image.unet.save_pretrained(aside, safe_serialization=True))
+        put("backbone/condition", image.condition.save)
+        put("backbone/scheduler", self._write_scheduler)
+
+    def _first_sample(self) -> tuple[list[Sample], list[LatentClip]]:
+        bucket = next(bucket for bucket in self.source.buckets if bucket)
+        ref, name = next(iter(bucket.items()))
+        return [Sample(name, 0, ref)], self.source.read([ref])
+
+    def _write_temporal(self, folder: Path) -> None:
+        assert isinstance(self.network, VideoNetwork)
+        weights = self.network.video.temporal_state_dict()
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / checkpoint.WEIGHTS)
+        (folder / "config.json").write_text(checkpoint_json(self.stage))
+
+    def _write_scheduler(self, folder: Path) -> None:
+        text = checkpoint_json(diffusers_from_noise_config(self.stage.noise))
+        (folder / "scheduler_config.json").write_text(text)
+
+
+def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
+    """Open the shards; make the image model, or load it and insert temporal layers.
+
+    Raises:
+        ValueError: if shards, checkpoint and preset do not fit together.
+    """
+    name = "keyframes" if config.objective == "image" else config.objective
+    stages: dict[str, StageConfig] = dict(config.model.stages.items())
+    if name not in stages:
+        raise ValueError(f"preset {config.name!r} has no stage {name!r}; it has {', '.join(stages)}")
+    stage = stages[name]
+    shards = open_for(config, inputs)
+    networks = Networks(inputs.out, backbone=inputs.backbone)
+    schedule = NoiseSchedule(stage.noise)
+    source, held_out = (clips_for(config, shards, validation=part) for part in (False, True))
+    with seeded(config.seed):
+        network = (
+            _image_network(config, schedule)
+            if config.objective == "image"
+            else _video_network(config, stage, networks, schedule)
+        )
+    return LatentTask(
+        config=config,
+        stage=stage,
+        network=network,
+        source=source,
+        held_out=held_out if any(held_out.buckets) else source,
+        recipe=LatentRecipe(
+            seed=config.seed,
+            schedule=schedule,
+            scaling=scaling_of(shards),
+            num_frames=config.data.num_frames,
+            label_dropout=config.data.label_dropout,
+            regimes=tuple(sorted(config.data.fps)),
+            context=context_recipe(config),
+            image_share=config.data.image_share,
+        ),
+        networks=networks,
+        identity=digests(config, inputs, shards),
+    )
+
+
+def context_recipe(config: TrainConfig) -> ContextRecipe | None:
+    """What an objective gives its network to know."""
+    if config.objective not in ("prediction", "interpolation"):
+        return None
+    return ContextRecipe(kind=config.objective, max_level=config.data.context_noise)
+
+
+def _image_network(config: TrainConfig, schedule: NoiseSchedule) -> ImageNetwork:
+    unet = UNet2DConditionModel(**config.model.unet)
+    condition = SceneEncoder(SceneConfig(width=int(config.model.unet["cross_attention_dim"])))
+    return ImageNetwork(unet, condition, schedule, config)
+
+
+def _video_network(
+    config: TrainConfig, stage: StageConfig, networks: Networks, schedule: NoiseSchedule
+) -> VideoNetwork:
+    unet, condition = networks.unet, networks.scene_encoder
+    freeze([unet, condition], config)
+    video = VideoUNet(unet, stage.temporal)
+    video.temporal.requires_grad_(True)
+    return VideoNetwork(video, condition, schedule, config)
+
+
+def checkpoint_json(config: Any) -> str:
+    """Text of a config file in a checkpoint."""
+    values = config if isinstance(config, dict) else to_json(config)
+    return json.dumps(values, indent=1) + "\n"

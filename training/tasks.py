@@ -1,0 +1,17 @@
+"""From an objective's name to its task."""
+
+from training.autoencoder import autoencoder_task
+from training.config import TrainConfig
+from training.latent import latent_task
+from training.task import Inputs, Task
+
+
+def make_task(config: TrainConfig, inputs: Inputs) -> Task:
+    """Open the data and build the networks of a run.
+
+    Raises:
+        ValueError: if they are missing or do not fit together.
+    """
+    if config.objective == "autoencoder":
+        return autoencoder_task(config, inputs)
+    return latent_task(config, inputs)

@@ -1,0 +1,215 @@
+"""One worker of a run, from its start or restart to its end; knows neither Ray nor what is trained."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from infra import storage
+from training.checkpoints import CheckpointStore, refuse_other_run
+from training.config import TrainConfig
+from training.data import Order, Reader
+from training.loop import LoopConfig, Progress, StepResult, train
+from training.phases import build_phases, snapshot
+from training.recorder import Recorder, metrics_of
+from training.reduction import Workers
+from training.task import Inputs, Task
+from training.tasks import make_task
+from training.validation import previewing, validation_loss
+from training.watch import StragglerWatch
+
+logger = logging.getLogger(__name__)
+
+STOP = "stop"
+"""A file of this name in the run's folder asks the run to save itself and leave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run as every worker gets it.
+
+    Attributes:
+        config: the run.
+        inputs: what it reads and writes.
+        run_uri: folder of its checkpoints and records.
+        seconds: longest training time; None trains to the last step.
+    """
+
+    config: TrainConfig
+    inputs: Inputs
+    run_uri: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: the next step.
+        is_done: whether it reached its last step or its time.
+        loss: of the last step.
+        put_aside: samples put aside.
+    """
+
+    step: int
+    is_done: bool
+    loss: float
+    put_aside: dict[str, str] = field(default_factory=dict)
+
+
+def run_worker(
+    job: Job,
+    workers: Workers,
+    device: torch.device,
+    *,
+    is_leaving: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train until the last step, the time limit or a request to leave; saves itself at the end.
+
+    Args:
+        job: the run.
+        workers: this worker's place.
+        device: where it computes.
+        is_leaving: whether this worker must go soon, such as on a preemption notice.
+
+    Raises:
+        ValueError: if inputs, checkpoint and configuration do not fit together.
+    """
+    torch.set_num_threads(job.config.threads)
+    task = make_task(job.config, job.inputs)
+    store = CheckpointStore(job.run_uri, job.config.checkpoints)
+    run = _Run(job, task, store, workers, device)
+    try:
+        outcome = run.go(is_leaving)
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close("FINISHED" if outcome.is_done else "KILLED")
+    return outcome
+
+
+def identity_of(config: TrainConfig, task: Task) -> dict[str, Any]:
+    """What a checkpoint must agree with to be gone on from."""
+    return {"config": config.numerics, **task.identity}
+
+
+class _Run:
+    """The state of a worker between its start and its end."""
+
+    def __init__(self, job: Job, task: Task, store: CheckpointStore, workers: Workers, device: torch.device) -> None:
+        self.config, self.task, self.store, self.workers = job.config, task, store, workers
+        self._job = job
+        self.identity = identity_of(job.config, task)
+        found = store.newest()
+        self.progress = Progress()
+        if found is not None:
+            refuse_other_run(found.identity, self.identity, found.uri)
+            self.progress = Progress(**found.progress["loop"])
+        self.phases = build_phases(task.phases, job.config, device, found, keeps_average=workers.rank == 0)
+        self.recorder = self._recorder() if workers.rank == 0 else None
+        self._stragglers = StragglerWatch()
+
+    def go(self, is_leaving: Callable[[], bool]) -> Outcome:
+        """Train, record, validate and save."""
+        config = self.config
+        order = Order(self.task.source.buckets, batch_size=config.batch_size, seed=config.seed)
+        loop = LoopConfig(
+            steps=config.steps, batch_size=config.batch_size, num_shards=config.virtual_shards, watch=config.watch
+        )
+        reader: Reader[Any, Any] = Reader(
+            self.task.source,
+            order,
+            self.task.collate,
+            shards=self.workers.leaves(config.virtual_shards),
+            num_shards=config.virtual_shards,
+            start=self.progress.step,
+        )
+        deadline = time.monotonic() + self._job.seconds if self._job.seconds else None
+        wants_stop = _StopSigns(self._job.run_uri, deadline, is_leaving, asks=self.workers.rank == 0)
+        loss, saved, stopped = float("nan"), self.progress.step, False
+        steps = train(self.phases, reader, order.batch, self.workers, loop, self.progress, wants_stop=wants_stop)
+        try:
+            for result in steps:
+                loss = result.losses[self.phases[0].name]
+                self._record(result)
+                self._validate(result.step)
+                if self.progress.step % config.checkpoints.every_steps == 0:
+                    self._save()
+                    saved = self.progress.step
+                if result.stop:
+                    stopped = True
+                    break
+        finally:
+            reader.close()
+        if saved != self.progress.step or self.progress.step == 0:
+            self._save()
+        self.store.wait()
+        is_out_of_time = deadline is not None and time.monotonic() >= deadline
+        is_done = not stopped or (is_out_of_time and not wants_stop.is_asked())
+        return Outcome(step=self.progress.step, is_done=is_done, loss=loss, put_aside=self.progress.quarantine)
+
+    def close(self, status: str) -> None:
+        """End the records."""
+        if self.recorder is not None:
+            self.recorder.close(status)
+
+    def _save(self) -> None:
+        tensors, counts = snapshot(self.phases)
+        if self.workers.rank == 0:
+            progress = {"loop": asdict(self.progress), **counts}
+            self.store.save(self.progress.step, tensors, identity=self.identity, progress=progress)
+
+    def _validate(self, step: int) -> None:
+        every = self.config.validation.every_steps
+        if not every or (step + 1) % every:
+            return
+        loss = validation_loss(self.task, self.phases[0], self.config, self.workers)
+        if self.recorder is None:
+            return
+        self.recorder.step(step, {"validation_loss": loss})
+        if self.config.is_partitioned:
+            return
+        with previewing(self.task, self.phases):
+            clips = self.task.preview(self.config.validation.clips)
+        self.recorder.clips(step, clips, fps=self.config.data.fps[0] if self.config.data.fps else 4.0)
+
+    def _record(self, result: StepResult) -> None:
+        slow = self._stragglers.slow_workers(result.worker_s)
+        if self.recorder is None:
+            return
+        for name, reason in result.put_aside.items():
+            logger.warning("sample put aside step=%d id=%s reason=%s", result.step, name, reason)
+            self.recorder.tags({f"quarantine.{name}": reason})
+        for rank in slow:
+            logger.warning("slow worker rank=%d step=%d seconds=%.3f", rank, result.step, result.worker_s[rank])
+        if result.step % self.config.log_every and result.step + 1 != self.config.steps:
+            return
+        self.recorder.step(result.step, metrics_of(result, self.config, self.store.stalled_s, slow))
+
+    def _recorder(self) -> Recorder:
+        return Recorder(self._job.run_uri, self.config.name, self.identity, self.config.steps)
+
+
+class _StopSigns:
+    """Whether this worker wants the run to save itself and leave; looks at the store every two seconds at most."""
+
+    def __init__(self, run_uri: str, deadline: float | None, is_leaving: Callable[[], bool], *, asks: bool) -> None:
+        self._path = storage.join(run_uri, STOP)
+        self._deadline, self._is_leaving, self._asks = deadline, is_leaving, asks
+        self._looked, self._found = 0.0, False
+
+    def __call__(self) -> bool:
+        is_late = self._asks and self._deadline is not None and time.monotonic() >= self._deadline
+        return is_late or self.is_asked()
+
+    def is_asked(self) -> bool:
+        """Whether someone asked, as against the time being over."""
+        if self._is_leaving():
+            return True
+        if self._asks and time.monotonic() - self._looked > 2:
+            self._looked, self._found = time.monotonic(), storage.exists(self._path)
+        return self._found

@@ -106,11 +106,15 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def freeze(modules: Iterable[nn.Module], config: TrainConfig) -> None:
-    """Stop training modules; with bf16 their weights need no more."""
-    for module in modules:
-        module.requires_grad_(False).eval()
-        if config.precision == "bf16":
-            module.to(torch.bfloat16)
+    """Stop training modules; with bf16, weights of linear maps and convolutions need no more.
+
+    Norms keep their few weights in float32: on CPU they refuse another type than their input's.
+    """
+    for frozen in modules:
+        frozen.requires_grad_(False).eval()
+        for module in frozen.modules():
+            if config.precision == "bf16" and isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.Embedding):
+                module.to(torch.bfloat16)
 
 
 def put_part(folder: Path, part: str, write: Callable[[Path], None], *, name: str, record: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipelines import checkpoint
+from pipelines.config import StageConfig, StageName
 from pipelines.configs import from_json
 from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.models.conditioning import Conditions
@@ -22,7 +23,6 @@ from pipelines.models.latent_space import Autoencoder, spatial_factor
 from pipelines.models.scene import SceneEncoder
 from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
 from pipelines.models.video_unet import VideoUNet
-from pipelines.presets import StageConfig, StageName
 from pipelines.scenes import Scene, scene_labels
 from pipelines.tensors import Latents, Timestep
 

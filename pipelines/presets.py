@@ -1,102 +1,33 @@
 """Model presets: one function per system, named after the table of the paper it mirrors.
 
-A preset says what the networks are; how they are trained stands in `training.presets`.
+A preset says what the networks are and how they are sampled; how they are trained stands in `training.presets`.
+`paper=True` gives the published choices; otherwise the departures that later work found better are on: zero terminal
+SNR, noise of a known level on given frames, DPM-Solver++ in place of 200 DDIM steps.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Literal
 
+from pipelines.config import ModelPreset, Network, StageConfig, StageName, UpsamplerPreset
 from pipelines.diffusion.noise import NoiseConfig
 from pipelines.diffusion.sampling import SamplerConfig
+from pipelines.models import architectures
 from pipelines.models.temporal import TemporalConfig
-
-StageName = Literal["keyframes", "prediction", "interpolation"]
-ConditionKind = Literal["scene", "text", "boxes"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One video model: what is inserted into the image model, and how it is sampled.
-
-    Attributes:
-        temporal: the inserted layers.
-        noise: parametrisation and schedule, the image model's own.
-        sampler: default sampler.
-        guidance_scale: default strength of guidance; 1 is none.
-        num_frames: frames of a training clip.
-        fps: frames per second of a training clip.
-        height: height of a frame in pixels.
-        width: width of a frame in pixels.
-        context_level: noise level put on given frames when sampling; None leaves them clean (the paper's way).
-    """
-
-    temporal: TemporalConfig
-    noise: NoiseConfig
-    sampler: SamplerConfig
-    guidance_scale: float
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    context_level: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.fps <= 0:
-            raise ValueError(f"num_frames={self.num_frames}, fps={self.fps}; both must be positive")
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"size {self.height}x{self.width}; both must be positive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelPreset:
-    """All networks of a system.
-
-    Attributes:
-        name: short name, as on the command line.
-        condition: what the image model is conditioned on.
-        autoencoder: configuration of the diffusers `AutoencoderKL`.
-        unet: configuration of the diffusers `UNet2DConditionModel`.
-        stages: the video models inserted into that U-Net.
-    """
-
-    name: str
-    condition: ConditionKind
-    autoencoder: dict[str, Any]
-    unet: dict[str, Any]
-    stages: dict[StageName, StageConfig]
 
 
 def tiny() -> ModelPreset:
     """The smallest system that shows something: 64x128 frames, trained within minutes on two cores."""
-    noise = NoiseConfig(prediction="v_prediction", zero_terminal_snr=True)
     return ModelPreset(
         name="tiny",
         condition="scene",
-        autoencoder={
-            "block_out_channels": (32, 48, 64, 64),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 1,
-            "latent_channels": 4,
-            "norm_num_groups": 16,
-            "sample_size": 64,
-        },
-        unet={
-            "sample_size": (8, 16),
-            "in_channels": 4,
-            "out_channels": 4,
-            "block_out_channels": (64, 128),
-            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            "layers_per_block": 1,
-            "attention_head_dim": 4,
-            "cross_attention_dim": 64,
-            "use_linear_projection": True,
-        },
+        autoencoder=_small_autoencoder((32, 48, 64, 64), groups=16),
+        unet=_small_unet((64, 128), (8, 16), attention=2),
         stages={
             "keyframes": StageConfig(
                 temporal=TemporalConfig(mix="scalar", cross_attention_dim=None),
-                noise=noise,
+                noise=NoiseConfig(prediction="v_prediction", zero_terminal_snr=True),
                 sampler=SamplerConfig(name="ddim", num_steps=25),
                 guidance_scale=1.0,
                 num_frames=8,
@@ -106,3 +37,190 @@ def tiny() -> ModelPreset:
             )
         },
     )
+
+
+def driving(*, paper: bool = False) -> ModelPreset:
+    """The driving model, 128x256 upsampled to 512x1024 (tables 6 and 8)."""
+    noise = _departs(NoiseConfig(prediction="v_prediction", beta_start=0.0015, beta_end=0.0195), paper)
+    prediction = StageConfig(
+        temporal=TemporalConfig(
+            mix="per_frame", num_frames=10, cross_attention_dim=None, context_channels=5, embeds_context_level=not paper
+        ),
+        noise=noise,
+        sampler=_sampler(200, 1.0, paper),
+        guidance_scale=2.0,
+        num_frames=10,
+        fps=2.0,
+        height=128,
+        width=256,
+        context_level=None if paper else 30,
+    )
+    upsampler = StageConfig(
+        temporal=TemporalConfig(mix="scalar", cross_attention_dim=None, context_channels=3),
+        noise=_departs(NoiseConfig(prediction="v_prediction", beta_start=1e-4, beta_end=0.02), paper),
+        sampler=_sampler(50, 1.0, paper),
+        guidance_scale=1.0,
+        num_frames=8,
+        fps=4.0,
+        height=256,
+        width=256,
+        context_level=150,
+    )
+    return ModelPreset(
+        name="driving-paper" if paper else "driving",
+        condition="scene",
+        autoencoder=architectures.driving_autoencoder(),
+        unet=architectures.driving_unet(),
+        stages={"prediction": prediction, "interpolation": _label_interpolation(prediction, 50, paper)},
+        upsampler=UpsamplerPreset(unet=architectures.driving_upsampler_unet(), autoencoder=None, stage=upsampler),
+    )
+
+
+def mountain_biking(*, paper: bool = False) -> ModelPreset:
+    """The mountain-biking model, 128x256, without conditions (tables 6 and 8); its data is public."""
+    noise = _departs(NoiseConfig(prediction="v_prediction", beta_start=0.0003, beta_end=0.022), paper)
+    prediction = StageConfig(
+        temporal=TemporalConfig(
+            mix="per_frame", num_frames=8, cross_attention_dim=None, context_channels=5, embeds_context_level=not paper
+        ),
+        noise=noise,
+        sampler=_sampler(100, 1.0, paper),
+        guidance_scale=2.0,
+        num_frames=8,
+        fps=1.875,
+        height=128,
+        width=256,
+        context_level=None if paper else 30,
+    )
+    interpolation = replace(_label_interpolation(prediction, 50, paper), guidance_scale=1.0)
+    return ModelPreset(
+        name="mountain-biking-paper" if paper else "mountain-biking",
+        condition="nothing",
+        autoencoder=architectures.biking_autoencoder(),
+        unet=architectures.biking_unet(),
+        stages={"prediction": prediction, "interpolation": interpolation},
+    )
+
+
+def text_to_video(*, paper: bool = False, stable_diffusion: Literal["1.4", "2.1"] = "2.1") -> ModelPreset:
+    """Stable Diffusion as a video model, 320x512 upsampled to 1280x2048 (tables 6 and 8).
+
+    The noise is the backbone's: its `scheduler/` folder decides, here that of the published base model.
+    """
+    unet = architectures.sd21_unet() if stable_diffusion == "2.1" else architectures.sd14_unet()
+    width = int(unet["cross_attention_dim"])
+    noise = NoiseConfig(prediction="epsilon", beta_start=0.00085, beta_end=0.012)
+    keyframes = StageConfig(
+        temporal=TemporalConfig(mix="scalar", cross_attention_dim=width),
+        noise=noise,
+        sampler=_sampler(250, 1.0, paper),
+        guidance_scale=8.0,
+        num_frames=8,
+        fps=2.0,
+        height=320,
+        width=512,
+    )
+    # Image first, then animate it: preferred to direct generation at equal data (Emu Video, arXiv 2311.10709).
+    prediction = replace(
+        keyframes,
+        temporal=replace(keyframes.temporal, context_channels=5, embeds_context_level=True),
+        context_level=30,
+    )
+    interpolation = replace(
+        keyframes,
+        temporal=TemporalConfig(
+            mix="scalar", cross_attention_dim=width, embeds_fps=True, embeds_context_level=True, input_concat=True
+        ),
+        sampler=_sampler(100, 1.0, paper),
+        guidance_scale=13.0,
+        num_frames=5,
+        fps=30.0,
+        context_level=0,
+    )
+    upsampler = StageConfig(
+        temporal=TemporalConfig(mix="scalar", cross_attention_dim=1024, context_channels=3),
+        noise=NoiseConfig(prediction="v_prediction", beta_start=1e-4, beta_end=0.02),
+        sampler=_sampler(250, 1.0, paper),
+        guidance_scale=2.0,
+        num_frames=8,
+        fps=2.0,
+        height=320,
+        width=320,
+        context_level=30,
+    )
+    stages: dict[StageName, StageConfig] = {"keyframes": keyframes, "interpolation": interpolation}
+    return ModelPreset(
+        name="text-to-video-paper" if paper else "text-to-video",
+        condition="text",
+        autoencoder=architectures.sd_autoencoder(),
+        unet=unet,
+        stages=stages if paper else {**stages, "prediction": prediction},
+        upsampler=UpsamplerPreset(
+            unet=architectures.x4_unet(), autoencoder=architectures.x4_autoencoder(), stage=upsampler
+        ),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], ModelPreset]] = {
+    "tiny": tiny,
+    "driving": driving,
+    "driving-paper": partial(driving, paper=True),
+    "mountain-biking": mountain_biking,
+    "mountain-biking-paper": partial(mountain_biking, paper=True),
+    "text-to-video": text_to_video,
+    "text-to-video-paper": partial(text_to_video, paper=True),
+}
+
+
+def _label_interpolation(prediction: StageConfig, num_steps: int, paper: bool) -> StageConfig:
+    """Interpolation beside a prediction model: five frames, the frame rate as the only token of 512."""
+    temporal = TemporalConfig(
+        mix="per_frame",
+        num_frames=5,
+        cross_attention_dim=512,
+        context_channels=5,
+        embeds_fps=True,
+        embeds_context_level=not paper,
+    )
+    sampler = _sampler(num_steps, 0.0, paper)
+    return replace(prediction, temporal=temporal, sampler=sampler, num_frames=5, fps=30.0)
+
+
+def _departs(noise: NoiseConfig, paper: bool) -> NoiseConfig:
+    return noise if paper else replace(noise, zero_terminal_snr=True)
+
+
+def _sampler(paper_steps: int, paper_eta: float, paper: bool) -> SamplerConfig:
+    """The paper's DDIM, or DPM-Solver++ with a tenth of its steps (at least 20)."""
+    if paper:
+        return SamplerConfig(name="ddim", num_steps=paper_steps, eta=paper_eta, spacing="leading", steps_offset=1)
+    return SamplerConfig(name="dpm_solver", num_steps=max(20, paper_steps // 10))
+
+
+def _small_autoencoder(channels: tuple[int, ...], *, groups: int) -> Network:
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": groups,
+        "sample_size": 64,
+    }
+
+
+def _small_unet(channels: tuple[int, ...], latent_size: tuple[int, int], *, attention: int) -> Network:
+    """A U-Net with attention in its `attention` deepest levels and one scene token."""
+    plain = len(channels) - attention
+    return {
+        "sample_size": latent_size,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": channels,
+        "down_block_types": ("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * attention,
+        "up_block_types": ("CrossAttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 64,
+        "use_linear_projection": True,
+    }

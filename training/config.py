@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import tyro
 
+from pipelines.config import ModelPreset
 from pipelines.configs import to_json
-from pipelines.presets import ModelPreset
 
 
 @dataclass(frozen=True, kw_only=True)

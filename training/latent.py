@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines import checkpoint
+from pipelines.config import StageConfig
 from pipelines.configs import to_json
 from pipelines.diffusion.noise import NoiseSchedule
 from pipelines.diffusion.objective import denoising_loss
@@ -26,7 +27,6 @@ from pipelines.models.conditioning import Conditions
 from pipelines.models.scene import UNKNOWN, SceneConfig, SceneEncoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
-from pipelines.presets import StageConfig
 from pipelines.shard_format import LatentClip
 from pipelines.tensors import Latents, Timestep, Tokens, VideoFrames
 from training.batches import LatentBatch, LatentRecipe

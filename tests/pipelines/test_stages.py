@@ -8,13 +8,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch.testing import assert_close
 
 from pipelines import stages
+from pipelines.config import StageConfig
 from pipelines.diffusion.noise import NoiseConfig, NoiseSchedule
 from pipelines.diffusion.sampling import SamplerConfig
 from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import TemporalConfig
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Stage
-from pipelines.presets import StageConfig
 from pipelines.stages import Sampling, StageState, finish
 from pipelines.tensors import Latents
 

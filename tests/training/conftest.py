@@ -13,8 +13,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch.multiprocessing.spawn import start_processes
 
 from pipelines.checkpoint import read_manifest
+from pipelines.config import ModelPreset
 from pipelines.models.scene import SceneConfig, SceneEncoder
-from pipelines.presets import ModelPreset, tiny
+from pipelines.presets import tiny
 from pipelines.shard_format import Bucket, LatentClip, ShardConfig
 from pipelines.shard_writer import write_shards as write_set
 from training.config import (

@@ -1,10 +1,9 @@
 """Open what a run on latents reads, and refuse what does not fit together."""
 
-import hashlib
 from pathlib import Path
 
-from infra import storage
 from pipelines import checkpoint
+from pipelines.digests import network_digest
 from pipelines.models.latent_space import LatentScaling
 from pipelines.shard_format import Bucket
 from pipelines.shards import ShardSet, open_shards
@@ -22,8 +21,9 @@ def open_for(config: TrainConfig, inputs: Inputs) -> ShardSet:
     if inputs.shards is None:
         raise ValueError(f"{config.name} trains on latent shards; give their folder with --shards")
     shards = open_shards(inputs.shards)
-    manifest = checkpoint.read_manifest(checkpoint.local_folder(inputs.out))
-    digest = manifest.digest("backbone/vae/")
+    folder = checkpoint.local_folder(inputs.out)
+    checkpoint.read_manifest(folder)
+    digest = network_digest(folder / "backbone" / "vae")
     if shards.config.autoencoder_digest != digest:
         raise ValueError(
             f"shards {inputs.shards!r} were made with autoencoder {shards.config.autoencoder_digest[:12]}, but the "
@@ -68,8 +68,6 @@ def digests(config: TrainConfig, inputs: Inputs, shards: ShardSet) -> dict[str, 
     if config.objective == "image":
         return given
     if inputs.backbone is not None:
-        folder = Path(inputs.backbone) / "unet"
-        lines = [f"{path.name} {storage.sha256_of(path)}" for path in sorted(folder.glob("*")) if path.is_file()]
-        return {**given, "backbone": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+        return {**given, "backbone": network_digest(Path(inputs.backbone) / "unet")}
     manifest = checkpoint.read_manifest(checkpoint.local_folder(inputs.out))
     return {**given, "backbone": manifest.digest("backbone/")}

@@ -12,8 +12,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch.multiprocessing.spawn import start_processes
 
-from pipelines.checkpoint import read_manifest
 from pipelines.config import ModelPreset
+from pipelines.digests import network_digest
 from pipelines.models.scene import SceneConfig, SceneEncoder
 from pipelines.presets import tiny
 from pipelines.shard_format import Bucket, LatentClip, ShardConfig
@@ -157,5 +157,5 @@ def system(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -
     unet = UNet2DConditionModel(**model.unet)
     put_part(out, "backbone/unet", unet.save_pretrained, name="micro", record={})
     put_part(out, "backbone/condition", SceneEncoder(SceneConfig(width=12)).save, name="micro", record={})
-    shards = write_shards(tmp_path / "shards", read_manifest(out).digest("backbone/vae/"))
+    shards = write_shards(tmp_path / "shards", network_digest(out / "backbone" / "vae"))
     return System(tmp_path, Inputs(out=str(out), shards=shards))

@@ -7,7 +7,9 @@ from infra.cli import ExitCode, run_command
 
 # Imported only when asked for: the encoder's libraries take seconds to load.
 COMMANDS = {
-    "synthesize": ("preprocessing.synthetic.command", "draw a synthetic driving corpus with exact labels"),
+    "synthesize": ("preprocessing.synthetic.command", "main", "draw a synthetic driving corpus with exact labels"),
+    "plan": ("preprocessing.run", "main_plan", "fix every clip of a corpus with its place, and forecast the cost"),
+    "run": ("preprocessing.run", "main_run", "plan, then encode into latent shards; safe to repeat"),
 }
 
 
@@ -16,12 +18,13 @@ def main() -> ExitCode:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m preprocessing COMMAND ... [--help]\n")
-        for name, (_, purpose) in COMMANDS.items():
+        for name, (_, _, purpose) in COMMANDS.items():
             print(f"  {name:<11} {purpose}")
         return ExitCode.DONE
     if arguments[0] not in COMMANDS:
         raise ValueError(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
-    code: ExitCode = importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    module, function, _ = COMMANDS[arguments[0]]
+    code: ExitCode = getattr(importlib.import_module(module), function)(arguments[1:])
     return code
 
 

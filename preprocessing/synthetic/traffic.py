@@ -121,28 +121,27 @@ class _Drivers:
         """Say who brakes."""
         return (self.acceleration < -0.7) | (self.speed < 0.5)
 
-    def _lead(self, lane: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Gap to and speed of the vehicle ahead in the own lanes, or in `lane`; a free road is 1 km."""
-        gap = self._gaps(lane)
-        gap = np.where(self._ahead, gap, np.inf)
-        leader = gap.argmin(1)
-        found = np.isfinite(gap.min(1))
-        return np.where(found, gap.min(1), 1000.0), np.where(found, self.speed[leader], 40.0)
+    def _lead(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gap to and speed of the vehicle ahead in the own lanes; a free road is 1 km."""
+        ahead, _ = self._gaps(self._occupied(self.lane, self.target))
+        leader = ahead.argmin(1)
+        gap = ahead[np.arange(len(leader)), leader]
+        found = np.isfinite(gap)
+        return np.where(found, gap, 1000.0), np.where(found, self.speed[leader], 40.0)
 
-    def _gaps(self, lane: np.ndarray | None) -> np.ndarray:
-        """Free metres between each pair (i behind j) that shares a lane, else infinite; sets `_ahead`."""
-        mine = (self.lane, self.target) if lane is None else (lane, lane)
-        shares = np.zeros((len(self.lane), len(self.lane)), bool)
-        for a in mine:
-            for b in (self.lane, self.target):
-                shares |= a[:, None] == b[None, :]
-        shares &= self.direction[:, None] == self.direction[None, :]
-        np.fill_diagonal(shares, False)
-        delta = self.position[None, :] - self.position[:, None]
-        self._ahead = shares & (delta > 0)
-        self._behind = shares & (delta <= 0)
-        half = (self.length[None, :] + self.length[:, None]) / 2
-        return np.abs(delta) - half
+    def _occupied(self, lane: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Lanes in use as bits, other bits for the other direction."""
+        return ((1 << lane) | (1 << target)) << np.where(self.direction > 0, 0, 8)
+
+    def _gaps(self, mine: np.ndarray, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Free metres to each vehicle ahead and to each behind that uses one of the lanes `mine`, else infinite."""
+        taken = self._occupied(self.lane, self.target)
+        delta = self.position[None, :] - self.position[rows, None]
+        gap = np.abs(delta) - (self.length[None, :] + self.length[rows, None]) / 2
+        gap[(mine[rows, None] & taken[None, :]) == 0] = np.inf
+        own = np.arange(len(taken))
+        gap[own[rows] - own[rows][0], own[rows]] = np.inf
+        return np.where(delta > 0, gap, np.inf), np.where(delta <= 0, gap, np.inf)
 
     def step(self) -> None:
         """Advance the clock by DT_S."""
@@ -175,9 +174,8 @@ class _Drivers:
         lane = lane if 0 <= lane < self.scene.lanes else int(self.lane[driver]) - side
         if not 0 <= lane < self.scene.lanes:
             return
-        gaps = self._gaps(np.full(len(self.lane), lane))[driver]
-        ahead = np.where(self._ahead[driver], gaps, np.inf)
-        behind = np.where(self._behind[driver], gaps, np.inf)
+        wanted = np.full(len(self.lane), lane)
+        (ahead,), (behind,) = self._gaps(self._occupied(wanted, wanted), slice(driver, driver + 1))
         speed = self.speed[driver]
         front, back = int(ahead.argmin()), int(behind.argmin())
         need_front = 6 + 0.8 * speed + 2.5 * max(speed - self.speed[front], 0)

@@ -8,10 +8,10 @@ from preprocessing.synthetic.traffic import Traffic
 
 
 def crowded(clip: int) -> Traffic:
-    return Traffic(dataclasses.replace(draw_scene(5, clip), density=42.0, lanes=3, median_m=1.2), 20.0)
+    return Traffic(dataclasses.replace(draw_scene(5, clip), density=42.0, lanes=3, median_m=1.2), 12.0)
 
 
-@pytest.mark.parametrize("clip", range(6))
+@pytest.mark.parametrize("clip", range(4))
 def test_vehicles_never_overlap(clip: int) -> None:
     traffic = crowded(clip)
     length, width = traffic.vehicles.length_m, traffic.vehicles.width_m
@@ -25,11 +25,11 @@ def test_vehicles_never_overlap(clip: int) -> None:
 
 def test_drivers_change_lanes_and_keep_to_their_side() -> None:
     changes = 0
-    for clip in range(4):
+    for clip in range(3):
         traffic = crowded(clip)
         assert (np.sign(traffic.d) == traffic.vehicles.direction).all()
         changes += int((np.ptp(traffic.d, axis=0) > 2.5).sum())
-    assert changes >= 4
+    assert changes >= 3
 
 
 def test_nobody_drives_backwards_or_jumps() -> None:

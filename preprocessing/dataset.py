@@ -1,0 +1,102 @@
+"""The Ray Data graphs of preprocessing, and their resources; nothing else.
+
+    plan:  sources -> look (decoder processes)
+    run:   groups -> decode (decoder processes) -> encode (actor pool with the autoencoder) -> write (one actor)
+
+Between stages a row is one clip: its frames, then its latents. Whole videos never enter the object store.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipelines.shard_format import ShardConfig
+from preprocessing.config import MIB, PreprocessConfig, Resources
+from preprocessing.look_stage import LookAtSources, pack, unpack
+from preprocessing.plan import Looked
+from preprocessing.sources import Source
+from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
+
+# Sources that one task looks at.
+LOOK_BATCH = 8
+# The pools are sized by hand; their actors ask for little, so that all of them start on any machine.
+_SHARE = 0.05
+
+
+def look_at_sources(sources: Sequence[Source], config: PreprocessConfig, resources: Resources) -> Iterator[Looked]:
+    """Look at every source, in no particular order."""
+    _set_context()
+    tables = [pack(sources[i : i + LOOK_BATCH]) for i in range(0, len(sources), LOOK_BATCH)]
+    looked = ray.data.from_arrow(tables).map_batches(
+        LookAtSources,
+        fn_constructor_args=(config, resources.decoder_memory_bytes, resources.decoder_timeout_s),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(_cpus(), len(tables))),
+        num_cpus=_SHARE,
+    )
+    for batch in looked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from unpack(batch)
+
+
+def encode_groups(
+    shards: str, groups: Iterable[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+) -> Iterator[dict[str, Any]]:
+    """Work off groups; yields a row (group, clips, rejected) for each as it is committed."""
+    _set_context()
+    numbers = pa.array(list(groups), pa.int32())
+    gpus = int(_cluster_has("GPU"))
+    decoders = resources.decoders or max(1, _cpus() // 2)
+    encoders = resources.encoders or (max(1, int(gpus / resources.gpus_per_encoder)) if gpus else _cpus())
+    device: dict[str, Any] = {"num_gpus": resources.gpus_per_encoder} if gpus else {}
+    rows = ray.data.from_arrow([pa.table({"group": numbers.slice(i, 1)}) for i in range(len(numbers))])
+    clips = rows.map_batches(
+        DecodeGroups,
+        fn_constructor_args=(shards, resources.decoder_memory_bytes, resources.decoder_timeout_s),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(decoders, len(numbers)), max_tasks_in_flight_per_actor=1),
+        num_cpus=_SHARE,
+    )
+    latents = clips.map_batches(
+        EncodeClips,
+        fn_constructor_args=(vae, precision, "cuda" if gpus else "cpu", shards),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=encoders),
+        num_cpus=_SHARE,
+        **device,
+    )
+    written = latents.map_batches(
+        WriteShards,
+        fn_constructor_args=(shards, config),
+        batch_size=None,
+        batch_format="pyarrow",
+        # One writer sees all clips of a group; latents are a twelfth of the frames.
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=_SHARE,
+    )
+    yield from written.iter_rows()
+
+
+def _set_context() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Frames move on in small blocks: the encoder starts early and memory stays low.
+    context.target_max_block_size = 16 * MIB
+
+
+def _cpus() -> int:
+    return max(1, int(_cluster_has("CPU")))
+
+
+def _cluster_has(resource: str) -> float:
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return total.get(resource, 0.0)

@@ -1,0 +1,56 @@
+"""What runs on one source inside the sandbox: look at it for the plan, and decode its clips."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.video_decode import VideoError, VideoInfo, decode, fit, probe
+from preprocessing.config import PreprocessConfig
+
+Request = tuple[int, tuple[int, ...], tuple[int, int]]
+"""A clip to decode: its place in the group, the pts of its frames, its (height, width)."""
+
+
+def look(path: str, config: PreprocessConfig) -> Iterator[tuple[str, VideoInfo, list[tuple[Fraction, Fraction]]]]:
+    """Digest a source, list its frames, find its shots; yields once.
+
+    Raises:
+        VideoError: if it is no usable video.
+    """
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    info = probe(path)
+    if info.height * info.width > config.filters.max_pixels:
+        raise VideoError("too_large", f"{info.height}x{info.width} exceeds {config.filters.max_pixels} pixels")
+    yield digest, info, [(info.start, info.end)]
+
+
+def decode_clips(path: str, info: VideoInfo, requests: Sequence[Request]) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode all clips of a source in one pass.
+
+    Args:
+        path: of the source.
+        info: of the source.
+        requests: the clips; frames that several share are decoded and scaled once.
+
+    Yields:
+        (place, frames (t, H, W, 3) uint8), a clip as soon as its last frame is there.
+    """
+    open_clips = sorted(requests, key=lambda request: (request[1][-1], request[0]))
+    first_use = {place: pts[0] for place, pts, _ in requests}
+    wanted = sorted({time for _, pts, _ in requests for time in pts})
+    sizes = sorted({size for _, _, size in requests})
+    uses = {size: {time for _, pts, own in requests if own == size for time in pts} for size in sizes}
+    ready: dict[tuple[int, tuple[int, int]], np.ndarray] = {}
+    for time, image in decode(path, info, wanted):
+        for size in sizes:
+            if time in uses[size]:
+                ready[time, size] = fit(image, *size, info)
+        while open_clips and open_clips[0][1][-1] <= time:
+            place, pts, size = open_clips.pop(0)
+            yield place, np.stack([ready[t, size] for t in pts])
+            oldest = min((first_use[p] for p, _, _ in open_clips), default=time + 1)
+            ready = {key: frame for key, frame in ready.items() if key[0] >= oldest}

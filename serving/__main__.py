@@ -55,7 +55,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         return _keys(parse(Keys, arguments[1:], program="python -m serving keys"))
     if arguments[:1] == ["rollout"]:
         return _rollout(parse(Rollout, arguments[1:], program="python -m serving rollout"))
-    return _serve(parse(ServeConfig, arguments, program="python -m serving"))
+    # The pools have settings of the same name, so here the prefixes stay: --denoise.max-replicas.
+    return _serve(tyro.cli(ServeConfig, args=arguments, prog="python -m serving", description=__doc__))
 
 
 def _serve(config: ServeConfig) -> ExitCode:
@@ -63,10 +64,11 @@ def _serve(config: ServeConfig) -> ExitCode:
     from serving.service import running  # noqa: PLC0415
 
     ending = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
-    stages = PipelineStages()
+    stages = PipelineStages(device=config.device, backbones=config.backbones)
     with running(config, stages):
+        # Only now: Ray sets a handler of its own when it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ending.set())
         print(f"ready on http://{config.host}:{config.port} (page: /, API: /v1, description: /docs)", flush=True)
         ending.wait()
     return ExitCode.DONE

@@ -68,6 +68,8 @@ class ServeConfig:
         state: folder of the job database and the files, unless these are named.
         database: SQLAlchemy URL of the job database.
         files: folder or s3:// URI of job files.
+        device: where the networks run, such as cpu or cuda.
+        backbones: further image backbones (diffusers folders) that callers may choose by name.
         keys_required: refuse callers without an API key (`python -m serving keys add NAME` makes one).
         public_metrics: answer /metrics without a key.
         max_unfinished: jobs that may wait or run at once; more are answered 429.
@@ -82,6 +84,8 @@ class ServeConfig:
     state: Path = Path("serving-state")
     database: str | None = None
     files: str | None = None
+    device: str = "cpu"
+    backbones: dict[str, str] = field(default_factory=dict)
     keys_required: bool = False
     public_metrics: bool = True
     max_unfinished: int = 64

@@ -16,7 +16,7 @@ from serving.records import Bounds, ConflictError, Job, NewJob, QueueFullError
 from serving.releases import Release
 from serving.requests import VideoRequest, fingerprint, resolve
 from serving.tenants import Tenant
-from serving.uploads import check_image, check_video
+from serving.uploads import check_image, check_video, num_frames_at
 
 # A client that did not get our answer sends the same body again within its time-out.
 _REPLAY_WINDOW_S = 120.0
@@ -75,7 +75,13 @@ def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked)
     _check_rights(request, tenant, config)
     resolved = resolve(request, release.description, config.limits, random_seed=secrets.randbits(48))
     resolved["mode"] = asked.mode
+    modes = release.description.get("modes", ["create"])
+    if asked.mode not in modes:
+        message = f"the checkpoint {release.description['name']!r} cannot {asked.mode}; it can {', '.join(modes)}"
+        raise ApiError(400, "mode_not_supported", message)
     files = _check_files(asked.body.files, release, config)
+    if asked.mode == "extend":
+        resolved["given_frames"] = num_frames_at(files["video"], resolved["fps"])
     specs = backend.stage_set.plan({**resolved, "inputs": sorted(files)}, release.description)
     cost = sum(spec.cost for spec in specs)
     if cost > config.limits.max_cost:

@@ -226,26 +226,16 @@ class WorkQueue:
         started = and_(jobs.c.id == row.job, jobs.c.started_at.is_(None))
         connection.execute(update(jobs).where(started).values(started_at=now, status="in_progress"))
         job = connection.execute(select(jobs.c.request, jobs.c.created_at).where(jobs.c.id == row.job)).one()
-        outputs = dict(
-            connection.execute(
-                select(tasks.c.position, tasks.c.output).where(tasks.c.job == row.job, tasks.c.position.in_(row.needs))
-            )
-            .tuples()
-            .all()
-        )
+        needed = and_(tasks.c.job == row.job, tasks.c.position.in_(row.needs))
+        outputs = dict(connection.execute(select(tasks.c.position, tasks.c.output).where(needed)).tuples().all())
+        same = ("job", "position", "stage", "segment", "release", "num_steps", "state")
         return Lease(
-            job=row.job,
-            position=row.position,
+            **{name: getattr(row, name) for name in same},
             token=row.token + 1,
-            stage=row.stage,
-            segment=row.segment,
-            release=row.release,
-            request=job.request,
-            num_steps=row.num_steps,
             steps_done=row.saved_steps,
-            state=row.state,
-            inputs=tuple(outputs[position] for position in row.needs),
+            request=job.request,
             created_at=job.created_at,
+            inputs=tuple(outputs[position] for position in row.needs),
         )
 
     def _change(self, connection: Connection, lease: Lease, values: dict[str, Any]) -> None:

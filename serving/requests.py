@@ -104,13 +104,17 @@ def resolve(request: VideoRequest, description: dict[str, Any], limits: Limits, 
     width, height = _size(request, description)
     fps = request.fps if request.fps is not None else description["fps"]
     num_frames = _num_frames(request, description, fps)
-    _check(num_frames <= limits.max_frames, "num_frames", num_frames, limits.max_frames)
+    max_frames = min(limits.max_frames, description.get("max_frames", limits.max_frames))
+    _check(num_frames <= max_frames, "num_frames", num_frames, max_frames)
     num_steps = request.num_inference_steps or description["num_inference_steps"]
     _check(num_steps <= limits.max_steps, "num_inference_steps", num_steps, limits.max_steps)
     if request.deadline_s is not None:
         _check(request.deadline_s <= limits.max_deadline_s, "deadline_s", request.deadline_s, limits.max_deadline_s)
     _check_choices("backbone", [request.backbone] if request.backbone else [], description.get("backbones", []))
     _check_choices("stages", request.stages or [], description.get("stages", []))
+    for name in ("boxes", "negative_prompt"):
+        if getattr(request, name) and name not in description.get("fields", []):
+            raise ApiError(400, "invalid_value", f"this checkpoint does not use {name}; leave it out", param=name)
     words = [word.strip() for word in (request.scene or "").split(",") if word.strip()]
     _check_choices("scene", words, description.get("scenes", []))
     return {

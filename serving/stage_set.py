@@ -13,15 +13,25 @@ State = Tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One task, with its inputs read from storage. `state` is what an earlier run of it yielded last."""
+    """One task, with its inputs read from storage.
+
+    Attributes:
+        job: its id.
+        request: with a value for every field.
+        stage: what to run.
+        segment: for which part of the video.
+        inputs: outputs of the tasks it needs, in their order.
+        files: what the caller uploaded, by field; only for tasks that need no other.
+        state: what an earlier run of the task yielded last.
+    """
 
     job: str
     request: dict[str, Any]
     stage: str
     segment: int
     inputs: tuple[bytes, ...]
+    files: dict[str, bytes]
     state: State | None
-    created_at: float
 
 
 @dataclass(frozen=True, kw_only=True)

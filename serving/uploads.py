@@ -1,11 +1,13 @@
 """Checking what callers upload: kind by content, size and pixels before anything is decoded whole."""
 
 import io
+from fractions import Fraction
 
 import av
 from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.video_decode import probe
 from serving.config import Limits
 from serving.errors import ApiError
 
@@ -54,6 +56,12 @@ def check_video(data: bytes, param: str, limits: Limits) -> bytes:
     if frames == 0:
         raise ApiError(400, "invalid_video", f"{param}: the video has no frame", param=param)
     return data
+
+
+def num_frames_at(video: bytes, fps: float) -> int:
+    """Frames that a checked video has at a frame rate."""
+    info = probe(io.BytesIO(video))
+    return max(1, int((info.end - info.start) * Fraction(fps).limit_denominator(1001)) + 1)
 
 
 def _video_format(data: bytes, param: str) -> str:

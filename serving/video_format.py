@@ -28,7 +28,7 @@ def video(job: Job, *, model: str, retention_s: float, queue_position: int, eta_
         "model": model,
         "progress": _progress(job),
         "prompt": request["prompt"],
-        "seconds": f"{request['num_frames'] / request['fps']:g}",
+        "seconds": f"{(request['num_frames'] + request.get('given_frames', 0)) / request['fps']:g}",
         "size": f"{request['width']}x{request['height']}",
         "status": job.status,
         "remixed_from_video_id": job.parent,

@@ -127,14 +127,15 @@ class Worker:
         paused = self._paused.pop((lease.job, lease.position, lease.steps_done), None)
         if paused is not None:
             return paused
+        uploads: dict[str, str] = lease.request["inputs"]
         call = Call(
             job=lease.job,
             request=lease.request,
             stage=lease.stage,
             segment=lease.segment,
             inputs=tuple(self.artifacts.get(reference) for reference in lease.inputs),
+            files={} if lease.inputs else {field: self.artifacts.get(ref) for field, ref in uploads.items()},
             state=self.artifacts.get_tensors(lease.state) if lease.state else None,
-            created_at=lease.created_at,
         )
         return self.stage_set.run(self.shelf.model(lease.release), call)
 

@@ -16,6 +16,7 @@ from serving.config import ServeConfig, WorkerConfig
 from serving.counters import Counters
 from serving.database import migrate
 from serving.records import Bounds, NewJob
+from serving.stage_set import StageSet
 from serving.tenants import Quota
 from serving.worker import Worker
 from tests.serving.toy import ToyStages, make_checkpoint
@@ -24,13 +25,24 @@ from tests.serving.toy import ToyStages, make_checkpoint
 class House:
     """A whole service in one process, without HTTP and Ray."""
 
-    def __init__(self, folder: Path, config: dict[str, Any] | None = None, work: int = 0, **worker: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        *,
+        stages: StageSet | None = None,
+        checkpoint: str | None = None,
+        **worker: Any,
+    ) -> None:
         self.config = ServeConfig(
-            checkpoint=make_checkpoint(folder), state=folder, worker=WorkerConfig(**worker), **(config or {})
+            checkpoint=checkpoint or make_checkpoint(folder),
+            state=folder,
+            worker=WorkerConfig(**worker),
+            **(config or {}),
         )
         self.trace = folder / "trace"
         self.trace.touch()
-        self.stages = ToyStages(trace=str(self.trace), work=work)
+        self.stages = stages or ToyStages(trace=str(self.trace))
         migrate(self.config.database_url)
         self.backend = open_backend(self.config, self.stages, durable=False)
         self.backend.tenants.anonymous(Quota(max_priority=9))

@@ -51,6 +51,8 @@ class ToyStages:
             "stages": ["keyframes", "prediction"],
             "inputs": ["input_reference", "video"],
             "backbones": ["plain"],
+            "modes": ["create", "edit", "extend"],
+            "fields": ["boxes", "negative_prompt"],
         }
 
     def load(self, checkpoint: str, pool: str) -> dict[str, Any]:

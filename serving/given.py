@@ -17,11 +17,8 @@ from serving.uploads import num_frames_at
 
 def all_frames(video: bytes, config: StageConfig, fps: float) -> VideoFrames:
     """Read a whole video at the size of a stage and at a frame rate."""
-    source = io.BytesIO(video)
-    info = probe(source)
-    return read_clip(
-        source, num_frames=num_frames_at(video, fps), fps=fps, size=(config.height, config.width), info=info
-    )
+    size = (config.height, config.width)
+    return read_clip(io.BytesIO(video), num_frames=num_frames_at(video, fps), fps=fps, size=size)
 
 
 def last_frames(files: dict[str, bytes], config: StageConfig, count: int) -> VideoFrames:

@@ -6,7 +6,7 @@ what follows (training.objectives) is a pure function of weights and batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipelines.diffusion.noise import NoiseSchedule
+from pipelines.models.autoencoder import sample_latents
+from pipelines.models.boxes import Box
 from pipelines.models.latent_space import LatentScaling
 from pipelines.models.scene import UNKNOWN
 from pipelines.randomness import generator
@@ -58,8 +60,9 @@ class LatentBatch(TensorBatch):
         timestep: noise level of each clip.
         night: 1 by night, 0 by day, UNKNOWN.
         crowdedness: vehicles in the clip, or UNKNOWN.
-        boxes: vehicle boxes of the first frame, padded with -1 (b n 4); None where no model asks for them.
-        regime: number of the clip's frame rate among the data's; what interpolation is told.
+        boxes: vehicle boxes of each clip's first frame; None for a clip whose boxes are hidden.
+        captions: text of each clip; empty where hidden.
+        fps: frames per second of each clip.
         context: known frames; None if the model takes none.
         context_level: noise level of the context.
         is_image: clips whose frames are trained as separate images.
@@ -70,8 +73,9 @@ class LatentBatch(TensorBatch):
     timestep: Timestep
     night: Int[Tensor, " b"]
     crowdedness: Int[Tensor, " b"]
-    boxes: Float[Tensor, "b n 4"] | None = None
-    regime: Int[Tensor, " b"]
+    boxes: tuple[tuple[Box, ...] | None, ...] = ()
+    captions: tuple[str, ...] = ()
+    fps: Float[Tensor, " b"]
     context: Context | None = None
     context_level: Timestep | None = None
     is_image: Bool[Tensor, " b"] | None = None
@@ -108,8 +112,7 @@ class LatentRecipe:
         scaling: of the autoencoder.
         num_frames: frames taken of each clip, at a random place; 1 for an image model.
         label_dropout: probability that a clip's labels are hidden, for guidance.
-        max_boxes: boxes kept of a frame; 0 asks for none.
-        regimes: frame rates that interpolation tells apart, slowest first.
+        max_boxes: boxes kept of a frame, the largest.
         context: known frames of prediction and interpolation; None for none.
         image_share: probability that a clip's frames are trained as separate images.
     """
@@ -119,8 +122,7 @@ class LatentRecipe:
     scaling: LatentScaling
     num_frames: int
     label_dropout: float = 0.1
-    max_boxes: int = 0
-    regimes: tuple[float, ...] = ()
+    max_boxes: int = 16
     context: ContextRecipe | None = None
     image_share: float = 0.0
 
@@ -131,30 +133,27 @@ class LatentRecipe:
             ValueError: if a clip has too few frames.
         """
         drawn = [self._draw(sample, clip) for sample, clip in zip(samples, clips, strict=True)]
-        batch = {
-            name: torch.cat([values[name] for values in drawn]) for name, value in drawn[0].items() if value is not None
-        }
-        return LatentBatch(**batch)
+        names = [name for name in drawn[0] if isinstance(drawn[0][name], Tensor)]
+        tensors = {name: torch.cat([values[name] for values in drawn]) for name in names}
+        boxes, captions = (tuple(values[name] for values in drawn) for name in ("boxes", "captions"))
+        return LatentBatch(**tensors, boxes=boxes, captions=captions)
 
-    def _draw(self, sample: Sample, clip: LatentClip) -> dict[str, Tensor]:
+    def _draw(self, sample: Sample, clip: LatentClip) -> dict[str, Any]:
         random = generator(self.seed, sample.id, sample.epoch)
         start = _window(len(clip.moments), self.num_frames, sample.id, random)
         moments = torch.from_numpy(clip.moments[start : start + self.num_frames].astype("float32"))[None]
-        mean, logvar = moments.chunk(2, dim=2)
-        # Stored fp16 may exceed what exp can take; a log-variance above 20 is nonsense that the mean would drown in.
-        deviation = torch.exp(0.5 * logvar.clamp(-30, 20))
-        latents = self.scaling.normalise(mean + deviation * torch.randn(mean.shape, generator=random))
-        drawn = {
+        latents = sample_latents(moments, self.scaling, random)
+        drawn: dict[str, Any] = {
             "latents": latents,
             "noise": self.schedule.sample_noise(tuple(latents.shape), random),
             "timestep": self.schedule.sample_timesteps(1, random),
-            "regime": torch.tensor([_nearest(clip.fps, self.regimes)]),
+            "fps": torch.tensor([clip.fps]),
         }
         is_hidden = _chance(self.label_dropout, random)
         drawn["night"] = _label(clip.night, is_hidden)
         drawn["crowdedness"] = _label(clip.crowdedness, is_hidden)
-        if self.max_boxes:
-            drawn["boxes"] = _boxes(clip, start, self.max_boxes, is_hidden)
+        drawn["boxes"] = None if is_hidden else _largest_boxes(clip, start, self.max_boxes)
+        drawn["captions"] = "" if is_hidden else clip.caption
         if self.context is not None:
             drawn |= draw_context(self.context, latents, self.schedule, random)
         if self.image_share:
@@ -219,15 +218,8 @@ def _label(value: int | None, is_hidden: bool) -> Int[Tensor, " 1"]:
     return torch.tensor([UNKNOWN if value is None or is_hidden else value])
 
 
-def _boxes(clip: LatentClip, frame: int, count: int, is_hidden: bool) -> Float[Tensor, "1 n 4"]:
-    boxes = torch.full((1, count, 4), -1.0)
-    if not is_hidden and frame < len(clip.boxes):
-        # The largest first: they are the nearest.
-        own = sorted(clip.boxes[frame], key=lambda b: (b[0] - b[2]) * (b[3] - b[1]))[:count]
-        for i, box in enumerate(own):
-            boxes[0, i] = torch.tensor(box)
-    return boxes
-
-
-def _nearest(fps: float, rates: Sequence[float]) -> int:
-    return min(range(len(rates)), key=lambda i: abs(rates[i] - fps)) if rates else 0
+def _largest_boxes(clip: LatentClip, frame: int, count: int) -> tuple[Box, ...] | None:
+    """The nearest vehicles are the largest."""
+    if frame >= len(clip.boxes):
+        return None
+    return tuple(sorted(clip.boxes[frame], key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))[:count])

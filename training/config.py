@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import tyro
 
-from pipelines.config import ModelPreset
+from pipelines.config import ModelPreset, StageName
 from pipelines.configs import to_json
 
 
@@ -115,6 +115,7 @@ class DataConfig:
         fps: frame rates trained on; empty takes all that the data has.
         crop: side of the square crops of pixel training; None takes whole frames.
         label_dropout: probability that a clip's labels are hidden.
+        boxes: condition the image model on vehicle boxes instead of the system's own condition.
         image_share: probability that a clip's frames are trained as separate images.
         context_noise: highest noise level put on given frames; None leaves them clean.
         validation_percent: share of the source videos kept out of training.
@@ -126,6 +127,7 @@ class DataConfig:
     fps: tuple[float, ...] = ()
     crop: int | None = None
     label_dropout: float = 0.1
+    boxes: bool = False
     image_share: float = 0.0
     context_noise: int | None = None
     validation_percent: int = 0
@@ -200,6 +202,8 @@ class TrainConfig:
         discriminator: of the decoder's discriminator.
         ema_decay: of the moving average that is exported.
         data: what it trains on.
+        initialise_from: stage of the checkpoint whose temporal weights a video model starts from.
+        train_all: train the image network of a video model too (the paper's text-to-video interpolation).
         precision: "bf16" keeps frozen weights in bfloat16 and computes in it; trained weights stay in float32.
         recompute: recompute activations in the backward pass instead of keeping them.
         log_every: steps between two points of the curves.
@@ -221,6 +225,8 @@ class TrainConfig:
     discriminator: OptimizerConfig | None = None
     ema_decay: float = 0.9999
     data: DataConfig
+    initialise_from: StageName | None = None
+    train_all: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
     log_every: int = 10

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from jaxtyping import Float
@@ -17,19 +18,21 @@ from torch import Tensor
 from pipelines import checkpoint
 from pipelines.config import StageConfig
 from pipelines.configs import to_json
-from pipelines.diffusion.noise import NoiseSchedule
+from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.diffusion.objective import denoising_loss
 from pipelines.diffusion.sampler_state import clip_noise, finish, initial_state
 from pipelines.diffusion.sampling import sample
 from pipelines.diffusion.scheduler_config import diffusers_from_noise_config
 from pipelines.models.autoencoder import decode_latents
+from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
-from pipelines.models.scene import UNKNOWN, SceneConfig, SceneEncoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
+from pipelines.pixels import to_uint8
 from pipelines.shard_format import LatentClip
 from pipelines.tensors import Latents, Timestep, Tokens, VideoFrames
 from training.batches import LatentBatch, LatentRecipe
+from training.condition import BoxCondition, Condition, SceneCondition, frozen_condition, new_condition
 from training.config import TrainConfig
 from training.context import ContextRecipe
 from training.data import Sample, Source
@@ -38,45 +41,51 @@ from training.sources import LatentSource
 from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
 
 
-def denoise_images(unet: UNet2DConditionModel, tokens: Tokens, noisy: Latents, timestep: Timestep) -> Latents:
+def denoise_images(unet: UNet, tokens: Tokens | None, noisy: Latents, timestep: Timestep) -> Latents:
     """Run an image network on clips of one frame."""
     images = rearrange(noisy, "b 1 z h w -> b z h w")
-    (prediction,) = unet(images, timestep, encoder_hidden_states=tokens, return_dict=False)
+    kwargs = {} if tokens is None else {"encoder_hidden_states": tokens}
+    (prediction,) = unet(images, timestep, return_dict=False, **kwargs)
     return rearrange(prediction, "b z h w -> b 1 z h w")
 
 
 class ImageNetwork(LossNetwork):
     """The image model and its condition, trained together."""
 
-    def __init__(
-        self, unet: UNet2DConditionModel, condition: SceneEncoder, schedule: NoiseSchedule, config: TrainConfig
-    ) -> None:
+    def __init__(self, unet: UNet, condition: Condition, schedule: NoiseSchedule, config: TrainConfig) -> None:
         super().__init__(config)
         self.unet, self.condition, self.schedule = unet, condition, schedule
 
+    def denoise(self, batch: LatentBatch) -> Denoise:
+        """Bind the conditions of a batch."""
+        return partial(denoise_images, self.unet, self.condition(batch))
+
     def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
         """See LossNetwork."""
-        denoise = partial(denoise_images, self.unet, self.condition(batch.night, batch.crowdedness))
-        return denoising_loss(denoise, batch.latents, self.schedule, batch.timestep, batch.noise)
+        return denoising_loss(self.denoise(batch), batch.latents, self.schedule, batch.timestep, batch.noise)
 
 
 class VideoNetwork(LossNetwork):
     """The image model, frozen, with temporal layers that are trained."""
 
-    def __init__(self, video: VideoUNet, condition: SceneEncoder, schedule: NoiseSchedule, config: TrainConfig) -> None:
+    def __init__(self, video: VideoUNet, condition: Condition, schedule: NoiseSchedule, config: TrainConfig) -> None:
         super().__init__(config)
         self.video, self.condition, self.schedule = video, condition, schedule
 
-    def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
-        """See LossNetwork."""
+    def denoise(self, batch: LatentBatch) -> Denoise:
+        """Bind the conditions of a batch."""
         conditions = Conditions(
-            text=self.condition(batch.night, batch.crowdedness),
+            text=self.condition(batch),
             context=batch.context,
             context_level=batch.context_level,
+            fps=batch.fps if self.video.config.embeds_fps else None,
             is_image=batch.is_image,
         )
-        denoise = partial(self.video, conditions=conditions)
-        return denoising_loss(denoise, batch.latents, self.schedule, batch.timestep, batch.noise)
+        return partial(self.video, conditions=conditions)
+
+    def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
+        """See LossNetwork."""
+        return denoising_loss(self.denoise(batch), batch.latents, self.schedule, batch.timestep, batch.noise)
 
 
 @dataclass
@@ -103,24 +112,18 @@ class LatentTask:
 
     @torch.no_grad()
     def preview(self, count: int) -> list[VideoFrames]:
-        """Sample clips by day and by night, in turn."""
+        """Sample clips with the conditions (and given frames) of held-out clips."""
         device = next(self.network.parameters()).device
-        night = (torch.arange(count) % 2).to(device)
-        tokens = self.network.condition(night, torch.full_like(night, UNKNOWN))
-        clip = self.collate(*self._first_sample())
-        shape = (count, *clip.latents.shape[1:])
-        if isinstance(self.network, VideoNetwork):
-            context = clip.context.expand(count, -1, -1, -1, -1) if clip.context is not None else None
-            level = clip.context_level.expand(count) if clip.context_level is not None else None
-            conditions = Conditions(text=tokens, context=context, context_level=level)
-            denoise: Any = partial(self.network.video, conditions=conditions)
-        else:
-            denoise = partial(denoise_images, self.network.unet, tokens)
-        start = initial_state(clip_noise(shape, self.config.seed, "preview").to(device))
+        bucket = next(bucket for bucket in self.held_out.buckets if bucket)
+        refs = [list(bucket)[i % len(bucket)] for i in range(count)]
+        samples = [Sample(f"preview {i}", 0, ref) for i, ref in enumerate(refs)]
+        recipe = replace(self.recipe, label_dropout=0.0, image_share=0.0)
+        batch = recipe.collate(samples, self.held_out.read(refs)).to(device)
+        start = initial_state(clip_noise(tuple(batch.latents.shape), self.config.seed, "preview").to(device))
+        denoise = self.network.denoise(batch)
         states = sample(self.stage.sampler, denoise, self.network.schedule, start, seed=self.config.seed)
-        frames = decode_latents(self.networks.autoencoder, finish(states).cpu())
-        pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte()
-        return list(rearrange(pixels, "b t c H W -> b t H W c"))
+        frames = decode_latents(self.networks.autoencoder, finish(states).float().cpu())
+        return [to_uint8(clip) for clip in frames]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Write backbone/{unet,condition,scheduler}, or temporal/<stage>."""
@@ -130,13 +133,9 @@ class LatentTask:
             return
         image = self.network
         put("backbone/unet", lambda aside: image.unet.save_pretrained(aside, safe_serialization=True))
-        put("backbone/condition", image.condition.save)
+        if isinstance(image.condition, SceneCondition | BoxCondition):
+            put("backbone/condition", image.condition.encoder.save)
         put("backbone/scheduler", self._write_scheduler)
-
-    def _first_sample(self) -> tuple[list[Sample], list[LatentClip]]:
-        bucket = next(bucket for bucket in self.source.buckets if bucket)
-        ref, name = next(iter(bucket.items()))
-        return [Sample(name, 0, ref)], self.source.read([ref])
 
     def _write_temporal(self, folder: Path) -> None:
         assert isinstance(self.network, VideoNetwork)
@@ -166,9 +165,9 @@ def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
     source, held_out = (clips_for(config, shards, validation=part) for part in (False, True))
     with seeded(config.seed):
         network = (
-            _image_network(config, schedule)
+            _image_network(config, schedule, inputs)
             if config.objective == "image"
-            else _video_network(config, stage, networks, schedule)
+            else _video_network(config, stage, networks, schedule, inputs)
         )
     return LatentTask(
         config=config,
@@ -182,8 +181,7 @@ def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
             scaling=scaling_of(shards),
             num_frames=config.data.num_frames,
             label_dropout=config.data.label_dropout,
-            regimes=tuple(sorted(config.data.fps)),
-            context=context_recipe(config),
+            context=context_recipe(config, stage),
             image_share=config.data.image_share,
         ),
         networks=networks,
@@ -191,26 +189,35 @@ def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
     )
 
 
-def context_recipe(config: TrainConfig) -> ContextRecipe | None:
-    """What an objective gives its network to know."""
+def context_recipe(config: TrainConfig, stage: StageConfig) -> ContextRecipe | None:
+    """What an objective gives its network to know; noise on it only if the network is told its level."""
     if config.objective not in ("prediction", "interpolation"):
         return None
-    return ContextRecipe(kind=config.objective, max_level=config.data.context_noise)
+    max_level = config.data.context_noise if stage.temporal.embeds_context_level else None
+    return ContextRecipe(kind=config.objective, max_level=max_level)
 
 
-def _image_network(config: TrainConfig, schedule: NoiseSchedule) -> ImageNetwork:
-    unet = UNet2DConditionModel(**config.model.unet)
-    condition = SceneEncoder(SceneConfig(width=int(config.model.unet["cross_attention_dim"])))
-    return ImageNetwork(unet, condition, schedule, config)
+def _image_network(config: TrainConfig, schedule: NoiseSchedule, inputs: Inputs) -> ImageNetwork:
+    condition = new_condition(config, inputs.backbone)
+    if inputs.backbone is not None:
+        unet: UNet = UNet2DConditionModel.from_pretrained(Path(inputs.backbone) / "unet", use_safetensors=True)
+    elif "cross_attention_dim" in config.model.unet:
+        unet = UNet2DConditionModel(**config.model.unet)
+    else:
+        unet = UNet2DModel(**config.model.unet)
+    return ImageNetwork(unet.requires_grad_(True), condition, schedule, config)
 
 
 def _video_network(
-    config: TrainConfig, stage: StageConfig, networks: Networks, schedule: NoiseSchedule
+    config: TrainConfig, stage: StageConfig, networks: Networks, schedule: NoiseSchedule, inputs: Inputs
 ) -> VideoNetwork:
-    unet, condition = networks.unet, networks.scene_encoder
+    folder = Path(inputs.backbone) if inputs.backbone else networks.folder / "backbone"
+    unet, condition = networks.unet, frozen_condition(config, folder)
     freeze([unet, condition], config)
     video = VideoUNet(unet, stage.temporal)
-    video.temporal.requires_grad_(True)
+    if config.initialise_from is not None:
+        video.initialise_temporal(networks.stage(config.initialise_from).network.temporal_state_dict())
+    (video if config.train_all else video.temporal).requires_grad_(True)
     return VideoNetwork(video, condition, schedule, config)
 
 

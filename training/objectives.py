@@ -11,6 +11,7 @@ from pipelines.tensors import Frames
 from training.batches import FrameBatch
 
 Losses = Float[Tensor, " b"]
+Logits = Float[Tensor, "b t h w"]
 
 
 def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: float, kl_weight: float) -> Losses:
@@ -46,22 +47,12 @@ def reconstruction_losses(frames: Frames, target: Frames, gradient_weight: float
     return error
 
 
-def discriminator_losses(real: Float[Tensor, "b 1 t h w"], fake: Float[Tensor, "b 1 t h w"]) -> Losses:
-    """Hinge loss of a patch discriminator: its answers are to be above 1 for real clips and below -1 for others."""
-    return 0.5 * (_mean(functional.relu(1 - real)) + _mean(functional.relu(1 + fake)))
+def discriminator_losses(real: Logits, fake: Logits) -> Losses:
+    """Hinge loss of a patch discriminator: above 1 for real clips and below -1 for others."""
+    values = functional.relu(1 - real) + functional.relu(1 + fake)
+    return 0.5 * reduce(values, "b t h w -> b", "mean")
 
 
-def adaptive_weight(
-    reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_weight: Tensor, weight: float
-) -> Float[Tensor, ""]:
-    """Balance the adversarial loss by the gradients that reach the decoder's last weight: w |g_rec| / (|g_adv| + 1e-4).
-
-    Source: Esser et al. 2021, as in latent-diffusion's autoencoder losses; clamped at 1e4 like there.
-    """
-    (g_rec,) = torch.autograd.grad(reconstruction, [last_weight], retain_graph=True)
-    (g_adv,) = torch.autograd.grad(adversarial, [last_weight], retain_graph=True)
-    return (weight * g_rec.norm() / (g_adv.norm() + 1e-4)).clamp(0, 1e4).detach()
-
-
-def _mean(values: Float[Tensor, "b 1 t h w"]) -> Losses:
-    return reduce(values, "b 1 t h w -> b", "mean")
+def adversarial_losses(fake: Logits) -> Losses:
+    """Hinge loss of what the discriminator judges."""
+    return -reduce(fake, "b t h w -> b", "mean")

@@ -60,16 +60,14 @@ def guide(
         return without, given
 
     def denoise(noisy: Latents, timestep: Timestep) -> Latents:
-        is_guided = _is_inside(timestep, interval)
-        if _is_number(scale, 1.0) or not is_guided.any():
+        if _is_number(scale, 1.0):
             return _at_least_float32(conditional(noisy, timestep))
-        if _is_number(scale, 0.0) and is_guided.all():
+        if _is_number(scale, 0.0):
             return _at_least_float32(unconditional(noisy, timestep))
         without, given = (_at_least_float32(prediction) for prediction in evaluate(noisy, timestep))
-        guided = rescale_deviation(combine(without, given, scale), given, rescale)
-        return guided if is_guided.all() else torch.where(rearrange(is_guided, "b -> b 1 1 1 1"), guided, given)
+        return rescale_deviation(combine(without, given, scale), given, rescale)
 
-    return denoise
+    return denoise if interval is None else _limit(denoise, conditional, interval)
 
 
 def guide_chain(denoises: Sequence[Denoise], scales: Sequence[Scale]) -> Denoise:
@@ -118,7 +116,9 @@ def rescale_deviation(guided: Latents, given: Latents, share: float) -> Latents:
     if share == 0:
         return guided
     axes = (1, 2, 3, 4)
-    ratio = given.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    # An untrained network may answer 0 everywhere; 0 / 0 would end the sampling in nan.
+    deviation = guided.std(axes, keepdim=True).clamp(min=torch.finfo(guided.dtype).tiny)
+    ratio = given.std(axes, keepdim=True) / deviation
     return guided * (share * ratio + 1 - share)
 
 
@@ -156,10 +156,19 @@ def _is_number(scale: Scale, number: float) -> bool:
     return not isinstance(scale, Tensor) and scale == number
 
 
-def _is_inside(timestep: Timestep, interval: tuple[float, float] | None) -> Tensor:
-    if interval is None:
-        return torch.ones_like(timestep, dtype=torch.bool)
-    return (timestep >= interval[0]) & (timestep <= interval[1])
+def _limit(guided: Denoise, conditional: Denoise, interval: tuple[float, float]) -> Denoise:
+    """`guided` for the clips whose timestep lies in the interval, `conditional` for the others."""
+
+    def denoise(noisy: Latents, timestep: Timestep) -> Latents:
+        is_inside = (timestep >= interval[0]) & (timestep <= interval[1])
+        if is_inside.all():
+            return guided(noisy, timestep)
+        given = _at_least_float32(conditional(noisy, timestep))
+        if not is_inside.any():
+            return given
+        return torch.where(rearrange(is_inside, "b -> b 1 1 1 1"), guided(noisy, timestep), given)
+
+    return denoise
 
 
 def _at_least_float32(prediction: Latents) -> Latents:

@@ -77,12 +77,12 @@ def _correct(levels: Sequence[Level], step: int, state: SamplerState, denoised: 
         return _integrate(before, here, start, x0 + 0.5 * (denoised - x0))
     h = _width(before, here)
     position = -_width(levels[step - 2], before) / h
-    weight_back, weight_here = _corrector_weights(h, position)
+    weight_back, weight_here = corrector_weights(h, position)
     slope_back = (_recall(state, "denoised_before") - x0) / position
     return _integrate(before, here, start, x0 + weight_back * slope_back + weight_here * (denoised - x0))
 
 
-def _corrector_weights(h: float, position: float) -> tuple[float, float]:
+def corrector_weights(h: float, position: float) -> tuple[float, float]:
     """Weights of the two differences of x0 that make the step exact for x0 quadratic in lambda.
 
     Args:

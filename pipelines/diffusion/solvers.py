@@ -1,7 +1,8 @@
 """Single-step samplers: functions with one signature that yield a `SamplerState` after every step.
 
-Each walks the timesteps from noisy to clean and ends at alpha = 1, sigma = 0. Iterating is progress, stopping is
-cancelling, and a new iterator from a stored state continues bit for bit.
+Each walks the timesteps from noisy to clean and ends at alpha = 1, sigma = 0; latent-diffusion code ends at the level
+of timestep 0 instead (`set_alpha_to_one=False` in diffusers) and so leaves a little noise. Iterating is progress,
+stopping is cancelling, and a new iterator from a stored state continues bit for bit.
 """
 
 import math

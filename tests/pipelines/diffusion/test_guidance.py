@@ -95,7 +95,9 @@ def test_guidance_acts_inside_its_interval_only(pair):
     always = guide(conditional, unconditional, 4.0)
     for timestep in (300.0, 400.0, 500.0):
         at = torch.full((2,), timestep)
-        assert_close(limited(noisy, at), always(noisy, at))
+        expected, calls = always(noisy, at), conditional.calls
+        assert_close(limited(noisy, at), expected)
+        assert conditional.calls == calls
     calls = stacked.calls
     for timestep in (299.0, 501.0):
         at = torch.full((2,), timestep)

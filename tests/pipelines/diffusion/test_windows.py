@@ -90,7 +90,9 @@ def test_rollout_continues_a_known_motion_without_a_break(first_context, num_fra
         return torch.cat([torch.full((2, num_context, 4, 5, 6), -9.0), new], dim=1)
 
     video = torch.arange(float(first_context)).view(1, -1, 1, 1, 1).repeat(2, 1, 4, 5, 6)
-    for window in plan_rollout(num_frames, window=10, first_context=first_context):
+    plan = plan_rollout(num_frames, window=10, first_context=first_context)
+    assert len(plan) == 1 + max(0, -(-(num_frames - 10) // 8))
+    for window in plan:
         opened = open_window(video, window, 10)
         assert opened.shape[1] == 10
         assert torch.equal(opened[:, : window.num_context], video[:, video.shape[1] - window.num_context :])

@@ -24,8 +24,8 @@ def test_distance_equals_a_loop_over_scikit_learn_kernels(n, m, d):
 
 def test_distance_is_unbiased():
     """The mean over many small draws from one distribution is 0, where a biased estimate would be positive."""
-    distances = torch.tensor([polynomial_mmd(features(5, 4, "x", i), features(6, 4, "y", i)) for i in range(4000)])
-    standard_error = distances.std() / 4000**0.5
+    distances = torch.tensor([polynomial_mmd(features(5, 4, "x", i), features(6, 4, "y", i)) for i in range(1500)])
+    standard_error = distances.std() / 1500**0.5
     assert distances.mean().abs() < 5 * standard_error
     assert distances.min() < 0
 

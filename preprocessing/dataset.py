@@ -7,7 +7,7 @@ Between stages a row is one clip: its frames, then its latents. Whole videos nev
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.shard_format import ShardConfig
 from preprocessing.config import MIB, PreprocessConfig, Resources
 from preprocessing.look_stage import LookAtSources, pack, unpack
 from preprocessing.plan import Looked
+from preprocessing.sandbox import Sandbox
 from preprocessing.sources import Source
 from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
 
@@ -34,7 +35,7 @@ def look_at_sources(sources: Sequence[Source], config: PreprocessConfig, resourc
     tables = [pack(sources[i : i + LOOK_BATCH]) for i in range(0, len(sources), LOOK_BATCH)]
     looked = ray.data.from_arrow(tables).map_batches(
         LookAtSources,
-        fn_constructor_args=(config, resources.decoder_memory_bytes, resources.decoder_timeout_s),
+        fn_constructor_args=(config, _sandbox(resources)),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(_cpus(), len(tables))),
@@ -45,11 +46,11 @@ def look_at_sources(sources: Sequence[Source], config: PreprocessConfig, resourc
 
 
 def encode_groups(
-    shards: str, groups: Iterable[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+    shards: str, groups: Sequence[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
 ) -> Iterator[dict[str, Any]]:
     """Work off groups; yields a row (group, clips, rejected) for each as it is committed."""
     _set_context()
-    numbers = pa.array(list(groups), pa.int32())
+    numbers = pa.array(groups, pa.int32())
     gpus = int(_cluster_has("GPU"))
     decoders = resources.decoders or max(1, _cpus() // 2)
     encoders = resources.encoders or (max(1, int(gpus / resources.gpus_per_encoder)) if gpus else _cpus())
@@ -57,7 +58,7 @@ def encode_groups(
     rows = ray.data.from_arrow([pa.table({"group": numbers.slice(i, 1)}) for i in range(len(numbers))])
     clips = rows.map_batches(
         DecodeGroups,
-        fn_constructor_args=(shards, resources.decoder_memory_bytes, resources.decoder_timeout_s),
+        fn_constructor_args=(shards, _sandbox(resources)),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(decoders, len(numbers)), max_tasks_in_flight_per_actor=1),
@@ -82,6 +83,10 @@ def encode_groups(
         num_cpus=_SHARE,
     )
     yield from written.iter_rows()
+
+
+def _sandbox(resources: Resources) -> Sandbox:
+    return Sandbox(memory_bytes=resources.decoder_memory_bytes, timeout_s=resources.decoder_timeout_s)
 
 
 def _set_context() -> None:

@@ -19,12 +19,11 @@ class LookAtSources:
 
     Args:
         config: what is looked for.
-        memory_bytes, timeout_s: limits of the decoder process.
+        sandbox: where decoding runs.
     """
 
-    def __init__(self, config: PreprocessConfig, memory_bytes: int, timeout_s: float) -> None:
-        self._config = config
-        self._sandbox = Sandbox(memory_bytes=memory_bytes, timeout_s=timeout_s)
+    def __init__(self, config: PreprocessConfig, sandbox: Sandbox) -> None:
+        self._config, self._sandbox = config, sandbox
 
     def __call__(self, sources: pa.Table) -> pa.Table:
         """Turn packed sources into packed looks."""

@@ -5,10 +5,11 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -16,11 +17,12 @@ from infra import storage
 from infra.cli import ExitCode, IncompleteError
 from pipelines.shard_format import ShardConfig
 from preprocessing.arguments import Job, parse_job
+from preprocessing.config import PreprocessConfig, Resources
 from preprocessing.encoder import AutoencoderFile, find_autoencoder
 from preprocessing.finish import finish, read_quarantine, read_success
 from preprocessing.forecast import show_forecast
 from preprocessing.ledger import committed_groups
-from preprocessing.plan import Plan, buckets_of, make_plan
+from preprocessing.plan import Looked, Plan, buckets_of, make_plan
 from preprocessing.plan_store import PlanSummary, read_summary, write_plan
 from preprocessing.rejection import Rejection
 from preprocessing.sources import Source, find_sources, listing_digest
@@ -35,33 +37,52 @@ LIBRARIES = ("av", "diffusers", "numpy", "opencv-python-headless", "pyarrow", "t
 PASSES = 3
 
 
+class Engine(Protocol):
+    """Who looks at sources and who works off groups: Ray, or anything that composes the same stages."""
+
+    def look_at_sources(
+        self, sources: Sequence[Source], config: PreprocessConfig, resources: Resources
+    ) -> Iterable[Looked]:
+        """Look at every source, in any order."""
+
+    def encode_groups(
+        self, shards: str, groups: Sequence[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+    ) -> Iterable[dict[str, Any]]:
+        """Commit groups; yields (group, clips, rejected) for each."""
+
+
 def main_plan(arguments: Sequence[str]) -> ExitCode:
     """Plan only."""
     job = parse_job(arguments, "plan")
     sources, vae = find_sources(job.corpus), find_autoencoder(job.checkpoint)
-    with _cluster():
-        plan_summary = _plan(job, sources, vae)
-    show_forecast(plan_summary, job.resources)
-    return ExitCode.DONE_WITH_QUARANTINE if plan_summary.rejected else ExitCode.DONE
+    _is_done(job, sources, vae)
+    with _ray_engine() as engine:
+        summary = make_or_read_plan(job, sources, vae, engine)
+    show_forecast(summary)
+    return ExitCode.DONE_WITH_QUARANTINE if summary.rejected else ExitCode.DONE
 
 
 def main_run(arguments: Sequence[str]) -> ExitCode:
     """Plan if there is no plan yet, then encode what is missing."""
     job = parse_job(arguments, "run")
+    if job.dry_run:
+        return main_plan(arguments)
     sources, vae = find_sources(job.corpus), find_autoencoder(job.checkpoint)
     if _is_done(job, sources, vae):
         rejections = read_quarantine(job.shards)
         print(f"nothing to do: {job.shards} is complete{_clause(rejections)}")
         return _code(rejections)
-    with _cluster():
-        summary = _plan(job, sources, vae)
-        if job.dry_run:
-            show_forecast(summary, job.resources)
-            return ExitCode.DONE
-        config = _shard_config(job, vae, summary)
-        storage.write_atomic(storage.join(job.shards, "config.json"), config.to_json().encode())
-        _write_job(job)
-        _encode_all(job, summary, config, vae)
+    with _ray_engine() as engine:
+        return execute(job, sources, vae, engine)
+
+
+def execute(job: Job, sources: Sequence[Source], vae: AutoencoderFile, engine: Engine) -> ExitCode:
+    """Plan, encode, finish; every step is skipped if it has been done."""
+    summary = make_or_read_plan(job, sources, vae, engine)
+    config = _shard_config(job, vae, summary)
+    storage.write_atomic(storage.join(job.shards, "config.json"), config.to_json().encode())
+    _write_job(job)
+    _encode_all(job, summary, config, vae, engine)
     rejections = finish(job.shards, config)
     lost = sum(rejection.clips for rejection in rejections)
     print(f"{summary.clips - lost} clips in {job.shards}{_clause(rejections)}")
@@ -113,19 +134,25 @@ def _refuse_other_bytes(job: Job, found: ShardConfig, vae: AutoencoderFile, summ
         raise ValueError(f"{job.shards} was made with other {', '.join(differing)}; give an empty folder")
 
 
-def _cluster() -> AbstractContextManager[None]:
-    from infra.cluster import connect  # noqa: PLC0415 (Ray takes seconds to import; a run with nothing to do needs none)
+@contextmanager
+def _ray_engine() -> Iterator[Engine]:
+    # Ray takes seconds to import; bad arguments and a run with nothing to do need none of it.
+    from infra.cluster import connect  # noqa: PLC0415
+    from preprocessing import dataset  # noqa: PLC0415
 
-    return connect()
+    with connect():
+        yield dataset
 
 
-def _plan(job: Job, sources: Sequence[Source], vae: AutoencoderFile) -> PlanSummary:
-    """Read the plan, or make and write it."""
-    from preprocessing.dataset import look_at_sources  # noqa: PLC0415
+def make_or_read_plan(job: Job, sources: Sequence[Source], vae: AutoencoderFile, engine: Engine) -> PlanSummary:
+    """Read the plan, or make and write it.
 
+    Raises:
+        ValueError: if no clip can be cut from the corpus.
+    """
     if (summary := read_summary(job.shards)) is not None:
         return summary
-    looked = list(_progress(look_at_sources(sources, job.config, job.resources), len(sources), "plan", "source"))
+    looked = list(_progress(engine.look_at_sources(sources, job.config, job.resources), len(sources), "plan", "source"))
     latent_bytes = {bucket: vae.latent_bytes(bucket, job.config.mean_only) for bucket in buckets_of(job.config)}
     plan = make_plan(looked, job.config, latent_bytes)
     summary = PlanSummary(
@@ -155,19 +182,17 @@ def _refuse_empty(job: Job, plan: Plan) -> None:
     raise ValueError(f"{job.corpus}: no clip can be cut from its {len(plan.sources)} videos: {known}")
 
 
-def _encode_all(job: Job, summary: PlanSummary, config: ShardConfig, vae: AutoencoderFile) -> None:
+def _encode_all(job: Job, summary: PlanSummary, config: ShardConfig, vae: AutoencoderFile, engine: Engine) -> None:
     """Encode until the ledger is full.
 
     Raises:
         IncompleteError: if groups are missing after PASSES passes.
     """
-    from preprocessing.dataset import encode_groups  # noqa: PLC0415
-
     for _ in range(PASSES):
         missing = sorted(set(range(summary.groups)) - committed_groups(job.shards))
         if not missing:
             return
-        rows = encode_groups(job.shards, missing, config, vae.folder, job.config.precision, job.resources)
+        rows = engine.encode_groups(job.shards, missing, config, vae.folder, job.config.precision, job.resources)
         bar = _progress(rows, len(missing), "encode", "group")
         clips = rejected = 0
         for row in bar:

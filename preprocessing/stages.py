@@ -38,12 +38,11 @@ class DecodeGroups:
 
     Args:
         shards: the shard set, for its plan.
-        memory_bytes, timeout_s: limits of the decoder process.
+        sandbox: where decoding runs.
     """
 
-    def __init__(self, shards: str, memory_bytes: int, timeout_s: float) -> None:
-        self._plan = PlanReader(shards)
-        self._sandbox = Sandbox(memory_bytes=memory_bytes, timeout_s=timeout_s)
+    def __init__(self, shards: str, sandbox: Sandbox) -> None:
+        self._plan, self._sandbox = PlanReader(shards), sandbox
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
         """Turn groups into clips, one table a clip."""

@@ -20,6 +20,7 @@ from preprocessing.ledger import committed_groups
 from preprocessing.look_stage import LookAtSources
 from preprocessing.plan import buckets_of, make_plan
 from preprocessing.plan_store import PlanSummary, write_plan
+from preprocessing.sandbox import Sandbox
 from preprocessing.sources import find_sources
 from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
 
@@ -28,7 +29,7 @@ CONFIG = PreprocessConfig(
     sizes=((32, 64),),
     min_groups=3,
 )
-LIMITS = (2 * 2**30, 60.0)
+SANDBOX = Sandbox(memory_bytes=4 * 2**30, timeout_s=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def shard_config(vae_folder: Path) -> ShardConfig:
 
 
 def plan_into(shards: Path, corpus: Path) -> int:
-    look = LookAtSources(CONFIG, *LIMITS)
+    look = LookAtSources(CONFIG, SANDBOX)
     sources = find_sources(str(corpus))
     plan = make_plan([look.look(source) for source in sources], CONFIG)
     summary = PlanSummary(
@@ -64,7 +65,7 @@ def plan_into(shards: Path, corpus: Path) -> int:
 
 def run_groups(shards: Path, vae_folder: Path, groups: list[int], batch: int = 1, interleave: bool = False) -> None:
     config = shard_config(vae_folder)
-    decode, encode = DecodeGroups(str(shards), *LIMITS), EncodeClips(vae_folder, "float32", "cpu", str(shards))
+    decode, encode = DecodeGroups(str(shards), SANDBOX), EncodeClips(vae_folder, "float32", "cpu", str(shards))
     write = WriteShards(str(shards), config)
     rows = [table for group in groups for table in decode(pa.table({"group": pa.array([group], pa.int32())}))]
     if interleave:

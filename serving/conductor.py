@@ -42,7 +42,8 @@ class Conductor:
         backend.sweeper.drop_orphans()
         stages = {stage for pool in backend.stage_set.pools.values() for stage in pool}
         if changed := backend.releases.advance(stages):
-            logger.warning("release %s digest=%s error=%s", changed.status, changed.digest[:12], changed.error)
+            level = logging.ERROR if changed.error else logging.INFO
+            logger.log(level, "release %s digest=%s error=%s", changed.status, changed.digest[:12], changed.error)
             backend.bell.ring("workers")
         self.courier.deliver_due()
         if time.monotonic() - self._cleaned_at > _CLEAN_EVERY_S:

@@ -64,6 +64,8 @@ class Postgres:
 def postgres() -> Iterator[Postgres]:
     on_path = shutil.which("initdb")
     folders = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not folders and os.environ.get("VIDEOLDM_REQUIRE_PEERS"):
+        pytest.fail("no PostgreSQL server on this machine, and VIDEOLDM_REQUIRE_PEERS is set")
     if not folders:
         pytest.skip("no PostgreSQL server on this machine; apt-get install postgresql to run this test")
     with tempfile.TemporaryDirectory(prefix="vldm-pg", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from tests.serving.processes import descendants
 from tests.serving.tiny import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,8 +43,7 @@ class Service:
 
     def replicas(self, name: str) -> list[psutil.Process]:
         title = f"ray::ServeReplica:videoldm:{name}"
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if process.name().startswith("ray::") and title in process.cmdline()[0]]
+        return [process for process in descendants(self.process.pid) if title in process.cmdline()[0]]
 
     def kill(self, name: str) -> None:
         for process in self.replicas(name):

@@ -1,0 +1,227 @@
+"""Gates of the service that need no network: faults, cancels, determinism, order, overload, latency, memory, rollout.
+
+`python tests/benchmarks/bench_serving.py --gates S3,S4 --scale 1` (scale 1 is the full size; CI runs 0.1).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.serving.bench import Rows, ToyService, kill_every, percentile, toy_service
+from tests.serving.processes import rss_bytes
+from tests.serving.toy import make_checkpoint
+
+
+def clip_digest(service: ToyService, job: str) -> str:
+    return hashlib.sha256(service.get(f"/v1/videos/{job}/content").content).hexdigest()
+
+
+def faults(service: ToyService, rows: Rows, scale: float) -> None:
+    """S3 and S6: jobs under random kills, each compared with the bytes of the same request run alone."""
+    kinds = [{"seed": seed, "num_inference_steps": steps} for seed in range(4) for steps in (6, 10, 14)]
+    expected = []
+    for kind in kinds:
+        job = service.submit(**kind)
+        service.wait(job)
+        expected.append(clip_digest(service, job))
+    number = max(10, int(300 * scale))
+    before = len(service.steps())
+    stop, kills = threading.Event(), []
+    killer = threading.Thread(target=kill_every, args=(service, 10.0, stop, kills), daemon=True)
+    killer.start()
+    ids = [service.submit(**kinds[i % len(kinds)]) for i in range(number)]
+    videos = [service.wait(job) for job in ids]
+    stop.set()
+    killer.join()
+    lost = sum(video["status"] != "completed" for video in videos)
+    altered = sum(clip_digest(service, job) != expected[i % len(kinds)] for i, job in enumerate(ids))
+    needed = sum(kinds[i % len(kinds)]["num_inference_steps"] for i in range(number))
+    again = (len(service.steps()) - before - needed) / needed
+    note = f"{number} jobs, {len(kills)} kills"
+    listed: list[str] = []
+    while page := service.get(f"/v1/videos?limit=100{'&after=' + listed[-1] if listed else ''}").json()["data"]:
+        listed += [video["id"] for video in page]
+    rows.add("S3 lost", lost, 0, 0, note=note)
+    rows.add("S3 doubled", len(listed) - number - len(kinds), 0, 0, note=note)
+    rows.add("S3 altered", altered, 0, 0, note=note)
+    rows.add("S3 steps recomputed", again, 0.20, 0.10, note=note)
+    rows.add("S6 unequal bytes", altered, 0, 0, note=f"{number} of mixed sizes of work, replicas and kills")
+
+
+def cancels(service: ToyService, rows: Rows, scale: float) -> None:
+    """S4: cancel at random moments; count the steps that begin after the answer."""
+    number = max(20, int(200 * scale))
+    chance = random.Random(1)
+    answered = {}
+    for _ in range(number):
+        job = service.submit(seed=1, num_inference_steps=50)
+        time.sleep(chance.random() * 0.6)
+        service.http.post(f"/v1/videos/{job}/cancel").raise_for_status()
+        answered[job] = time.time()
+    time.sleep(1.0)
+    late = dict.fromkeys(answered, 0)
+    for at, job, _, _ in service.steps():
+        if job in late and at > answered[job]:
+            late[job] += 1
+    rows.add("S4 most late steps", max(late.values()), 1, 0, note=f"{number} cancels")
+    rows.add("S4 without late step", sum(not n for n in late.values()) / number, 0.0, 0.99)
+
+
+def order(service: ToyService, rows: Rows, scale: float) -> None:
+    """S7: a 4-step job behind 50-step jobs, in steps of the long ones and in time beyond one step."""
+    waits, steps_s = [], []
+    for _ in range(max(3, int(10 * scale))):
+        long = [service.submit(seed=1, num_inference_steps=400) for _ in range(4)]
+        time.sleep(1.0)
+        sent = time.time()
+        short = service.submit(seed=2, num_inference_steps=4)
+        accepted = time.time()
+        service.wait(short)
+        trace = service.steps()
+        first = min(at for at, job, _, _ in trace if job == short)
+        # The trace writes a line at the end of a step's work, so the first line lies one step behind its start.
+        gaps = [b[0] - a[0] for a, b in pairwise(trace) if a[1] == b[1] in long]
+        step_s = sorted(gaps)[len(gaps) // 2]
+        waits.append(max(0.0, (first - accepted) / step_s - 1))
+        steps_s.append(step_s)
+        for job in long:
+            service.http.post(f"/v1/videos/{job}/cancel")
+        del sent
+    note = f"step {1000 * percentile(steps_s, 0.5):.0f} ms; two denoising replicas, both busy"
+    rows.add("S7 wait in steps (median)", percentile(waits, 0.5), 2, 1 + 0.02 / percentile(steps_s, 0.5), note=note)
+
+
+def overload(service: ToyService, rows: Rows, scale: float) -> None:
+    """S5: ten times the load the service can carry; answers, waiting time of accepted jobs, goodput."""
+    bound = service.config.max_unfinished
+    peak = _throughput(service, 20)
+    seconds = max(20.0, 180 * scale)
+    answers: list[int] = []
+    waits: dict[str, float] = {}
+    stop_at = time.monotonic() + seconds
+    began = time.time()
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < stop_at:
+            answer = service.http.post("/v1/videos", json={"prompt": "x", "seed": number, "num_inference_steps": 10})
+            answers.append(answer.status_code)
+            if answer.status_code == 200:
+                waits[answer.json()["id"]] = answer.json()["created_at"]
+            elif answer.status_code == 429 and "retry-after" not in answer.headers:
+                answers.append(-1)
+            time.sleep(chance.expovariate(10 * peak / 8))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(client, range(8)))
+    done = [service.wait(job) for job in waits]
+    finished = [video for video in done if video["status"] == "completed"]
+    in_time = [video for video in finished if video["completed_at"] <= began + seconds]
+    latency = percentile([video["completed_at"] - video["created_at"] for video in finished], 0.99)
+    note = f"{len(answers)} requests at {len(answers) / seconds:.1f}/s, peak {peak:.2f} jobs/s, bound {bound}"
+    rows.add("S5 other answers", sum(code not in (200, 429) for code in answers), 0, 0, note=note)
+    rows.add("S5 p99 / (bound x service)", latency * peak / bound, 1.5, 1.2, note=note)
+    rows.add("S5 goodput / peak", len(in_time) / seconds / peak, 0.93, 0.97, note=note)
+
+
+def _throughput(service: ToyService, number: int) -> float:
+    jobs = [service.submit(seed=i, num_inference_steps=10) for i in range(min(number, service.config.max_unfinished))]
+    began = time.monotonic()
+    for job in jobs:
+        service.wait(job)
+    return len(jobs) / (time.monotonic() - began)
+
+
+def memory(service: ToyService, rows: Rows, scale: float) -> None:
+    """S12: memory of all processes over many mixed jobs, per job."""
+    number = max(40, int(500 * scale))
+
+    def mixed(count: int) -> None:
+        jobs = []
+        for i in range(count):
+            jobs.append(service.submit(prompt="raise" if i % 5 == 0 else "x", seed=i, num_inference_steps=3))
+            if i % 5 == 1:
+                service.http.post(f"/v1/videos/{jobs[-1]}/cancel")
+        for job in jobs:
+            service.wait(job)
+
+    mixed(number // 2)
+    before = rss_bytes(os.getpid())
+    mixed(number)
+    slope = (rss_bytes(os.getpid()) - before) / number / 1024
+    rows.add("S12 memory per job", slope, 8, 1, "KB", note=f"{number} jobs: done, failed, cancelled")
+
+
+def rollout(service: ToyService, rows: Rows, scale: float) -> None:
+    """S10: a new checkpoint, then a broken one, under constant load."""
+    stop = threading.Event()
+    failures: list[str] = []
+    jobs: list[str] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            answer = service.http.post("/v1/videos", json={"prompt": "x", "num_inference_steps": 3})
+            if answer.status_code == 200:
+                jobs.append(answer.json()["id"])
+            else:
+                failures.append(answer.text)
+            stop.wait(0.2)
+
+    from serving.config import ServeConfig  # noqa: PLC0415
+    from serving.rollout import roll_out  # noqa: PLC0415
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    time.sleep(2)
+    folder = service.config.state
+    good = ServeConfig(checkpoint=make_checkpoint(folder, "next"), state=folder)
+    roll_out(good, service.stages, 60)
+    time.sleep(2)
+    broken = ServeConfig(checkpoint=make_checkpoint(folder, "bad", broken=True), state=folder)
+    try:
+        roll_out(broken, service.stages, 60)
+        failures.append("the broken checkpoint was taken")
+    except ValueError:
+        pass
+    time.sleep(2)
+    stop.set()
+    thread.join()
+    videos = [service.wait(job) for job in jobs]
+    failures += [json.dumps(video["error"]) for video in videos if video["status"] != "completed"]
+    models = [video["model"] for video in videos]
+    assert models == sorted(models, key=["toy", "next"].index), "the order of releases is broken"
+    rows.add("S10 failed requests", len(failures), 0, 0, note=f"{len(jobs)} jobs over two rollouts {failures[:2]}")
+
+
+GATES = {"S3": faults, "S4": cancels, "S7": order, "S12": memory, "S10": rollout}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gates", default="S3,S4,S7,S10,S12,S5")
+    parser.add_argument("--scale", type=float, default=0.1)
+    arguments = parser.parse_args()
+    names = arguments.gates.split(",")
+    rows = Rows(command=f"bench_serving.py --gates {arguments.gates} --scale {arguments.scale:g}")
+    if others := [name for name in names if name in GATES]:
+        with toy_service(work=1000) as service:
+            for name in others:
+                GATES[name](service, rows, arguments.scale)
+    if "S5" in names:
+        with toy_service(work=1000, max_unfinished=16) as service:
+            overload(service, rows, arguments.scale)
+    return 1 if rows.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

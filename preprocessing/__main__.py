@@ -9,6 +9,14 @@ from infra.cli import ExitCode, run_command
 COMMANDS = {
     "synthesize": ("preprocessing.synthetic.command", "main", "draw a synthetic driving corpus with exact labels"),
     "plan": ("preprocessing.run", "main_plan", "fix every clip of a corpus with its place, and forecast the cost"),
+    "verify": (
+        "preprocessing.verify",
+        "main",
+        "check every byte of a shard set; --repair encodes again what is damaged",
+    ),
+    "card": ("preprocessing.card", "main", "write card.md, stats.json and a contact sheet"),
+    "inspect": ("preprocessing.inspect_clip", "main", "decode one clip of a shard set to an MP4 or a sheet"),
+    "export": ("preprocessing.export", "main", "copy a shard set as WebDataset tars or MosaicML MDS"),
     "run": ("preprocessing.run", "main_run", "plan, then encode into latent shards; safe to repeat"),
 }
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from infra import storage
 from infra.cli import read_json
 from pipelines.configs import from_json
 from preprocessing.config import PRESETS, PreprocessConfig, Resources
@@ -53,10 +54,28 @@ def parse_job(arguments: Sequence[str], command: str) -> Job:
         raise ValueError(f"no preset {preset!r}; {hint}")
     default = Job(corpus=tyro.MISSING, shards=tyro.MISSING, checkpoint=tyro.MISSING, config=PRESETS[preset]())
     if saved:
-        default = from_json(Job, json.loads(json.dumps(read_json(Path(saved)))), where=saved)
+        default = from_json(Job, read_json(Path(saved)), where=saved)
     return tyro.cli(
         Job, args=rest, prog=f"python -m preprocessing {command}", default=default, config=(tyro.conf.AvoidSubcommands,)
     )
+
+
+def read_job(shards: str, checkpoint: str | None = None) -> Job:
+    """Read the job that made a shard set.
+
+    Args:
+        shards: the set; it may have been moved since.
+        checkpoint: replaces the job's.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        values = json.loads(storage.read_bytes(storage.join(shards, "job.json")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise ValueError(f"{shards} has no readable job.json that says how it was made") from None
+    job = from_json(Job, values, where=f"{shards}/job.json")
+    return replace(job, shards=shards, checkpoint=checkpoint or job.checkpoint)
 
 
 def _take(arguments: list[str], flag: str) -> str | None:

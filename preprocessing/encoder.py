@@ -83,6 +83,16 @@ class Encode(Protocol):
         ...
 
 
+def load_autoencoder(folder: Path) -> Any:
+    """Load a diffusers autoencoder (KL or VQ) for inference."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: PLC0415 (needed by encoders alone)
+    from diffusers.models.autoencoders.vq_model import VQModel  # noqa: PLC0415
+
+    kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+    kind = kinds[json.loads((folder / "config.json").read_text())["_class_name"]]
+    return kind.from_pretrained(folder).eval().requires_grad_(False)
+
+
 def load_encoder(folder: Path, precision: str, device: str) -> Encode:
     """Load the autoencoder for encoding clip by clip; a clip's bits do not depend on what else is encoded.
 
@@ -92,18 +102,13 @@ def load_encoder(folder: Path, precision: str, device: str) -> Encode:
         device: cpu or cuda.
     """
     import torch  # noqa: PLC0415 (seconds to import, needed by encoder processes alone)
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: PLC0415
-    from diffusers.models.autoencoders.vq_model import VQModel  # noqa: PLC0415
 
     from pipelines.models.autoencoder import encode_moments  # noqa: PLC0415
 
     # One thread each: sums split over threads would make bits depend on the machine.
     torch.set_num_threads(1)
-    kind: Any = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}[
-        json.loads((folder / "config.json").read_text())["_class_name"]
-    ]
     dtype = getattr(torch, precision)
-    vae = kind.from_pretrained(folder).to(device, dtype).eval().requires_grad_(False)
+    vae = load_autoencoder(folder).to(device, dtype)
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:

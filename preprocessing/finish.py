@@ -38,7 +38,7 @@ def finish(shards: str, config: ShardConfig) -> list[Rejection]:
     records = read_records(shards)
     rejections = all_rejections(shards, records)
     files = shard_files(records)
-    storage.write_atomic(storage.join(shards, QUARANTINE), _quarantine(rejections))
+    storage.write_atomic(storage.join(shards, QUARANTINE), quarantine_bytes(rejections))
     storage.write_atomic(storage.join(shards, "index.parquet"), index_bytes(files))
     storage.write_atomic(storage.join(shards, SUCCESS), success_json(files, config).encode())
     return rejections
@@ -71,7 +71,8 @@ def read_quarantine(shards: str) -> list[Rejection]:
     return [Rejection(**row) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
 
 
-def _quarantine(rejections: Sequence[Rejection]) -> bytes:
+def quarantine_bytes(rejections: Sequence[Rejection]) -> bytes:
+    """The quarantine table as bytes."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist([asdict(rejection) for rejection in rejections], _QUARANTINE_SCHEMA)
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)

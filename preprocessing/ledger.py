@@ -1,14 +1,15 @@
 """The ledger: `ledger/group-*.json`, whose presence is the commit of a group of sources."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from infra import storage
 from pipelines.shard_writer import ShardRecord
 from preprocessing.rejection import Rejection
+from preprocessing.sealed import seal, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,14 @@ class GroupRecord:
         group: its number.
         files: its shards.
         rejected: its clips that could not be read or encoded.
+        config_digest: of the ShardConfig it was encoded with.
         worker: who wrote it; the only part that may differ between runs.
     """
 
     group: int
     files: tuple[ShardRecord, ...]
     rejected: tuple[Rejection, ...]
+    config_digest: str
     worker: str = ""
 
     @property
@@ -34,7 +37,11 @@ class GroupRecord:
 
 
 def commit_group(
-    shards: str, group: int, files: Sequence[tuple[ShardRecord, bytes]], rejected: Sequence[Rejection]
+    shards: str,
+    group: int,
+    files: Sequence[tuple[ShardRecord, bytes]],
+    rejected: Sequence[Rejection],
+    config_digest: str,
 ) -> GroupRecord:
     """Publish a group's shards under their content digests, then its ledger record.
 
@@ -46,10 +53,10 @@ def commit_group(
         group=group,
         files=tuple(file for file, _ in files),
         rejected=tuple(rejected),
+        config_digest=config_digest,
         worker=f"{platform.node()} {os.getpid()}",
     )
-    text = json.dumps(asdict(record), sort_keys=True, indent=1) + "\n"
-    storage.put_if_absent(_path(shards, group), text.encode())
+    storage.put_if_absent(_path(shards, group), seal(asdict(record)))
     return record
 
 
@@ -68,19 +75,25 @@ def read_records(shards: str) -> list[GroupRecord]:
     return [read_record(shards, group) for group in sorted(committed_groups(shards))]
 
 
+def read_sound_records(shards: str) -> list[GroupRecord]:
+    """All records that are not damaged."""
+    records = []
+    for group in sorted(committed_groups(shards)):
+        with suppress(ValueError):
+            records.append(read_record(shards, group))
+    return records
+
+
 def read_record(shards: str, group: int) -> GroupRecord:
     """Read one record.
 
     Raises:
         ValueError: if it is damaged.
     """
-    try:
-        values = json.loads(storage.read_bytes(_path(shards, group)))
-        files = tuple(ShardRecord(**{**file, "clips": tuple(file["clips"])}) for file in values.pop("files"))
-        rejected = tuple(Rejection(**row) for row in values.pop("rejected"))
-        return GroupRecord(files=files, rejected=rejected, **values)
-    except (json.JSONDecodeError, KeyError, TypeError) as err:
-        raise ValueError(f"ledger record {group} of {shards} is damaged: {err}; run verify --repair") from err
+    values = unseal(storage.read_bytes(_path(shards, group)), f"{shards}: ledger record {group}")
+    files = tuple(ShardRecord(**{**file, "clips": tuple(file["clips"])}) for file in values.pop("files"))
+    rejected = tuple(Rejection(**row) for row in values.pop("rejected"))
+    return GroupRecord(files=files, rejected=rejected, **values)
 
 
 def forget_group(shards: str, group: int) -> None:

@@ -1,8 +1,8 @@
 """The plan as files: `plan/clips.parquet` (one row group a group), sources, refusals, and last `plan/plan.json`."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipelines.shard_format import Bucket
 from pipelines.video_decode import VideoInfo
 from preprocessing.plan import Looked, Plan, PlannedClip, Refusal
 from preprocessing.rejection import Rejection
+from preprocessing.sealed import seal, unseal
 from preprocessing.windows import Window
 
 _BOXES = pa.list_(pa.list_(pa.list_(pa.float32())))
@@ -74,6 +75,7 @@ class PlanSummary:
         sources, rejected, refused, clips, groups: counts.
         latent_bytes: bytes of all latents.
         seconds_of_video: length of all planned clips.
+        files: sha256 of the plan's other files.
     """
 
     corpus: str
@@ -87,27 +89,33 @@ class PlanSummary:
     groups: int
     latent_bytes: int
     seconds_of_video: float
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_plan(shards: str, plan: Plan, summary: PlanSummary) -> None:
     """Write a plan; the summary last."""
-    storage.write_atomic(
-        storage.join(shards, "plan", "sources.parquet"), _parquet(map(_source_row, plan.sources), SOURCE_SCHEMA)
-    )
-    storage.write_atomic(
-        storage.join(shards, "plan", "refused.parquet"), _parquet(map(asdict, plan.refusals), REFUSAL_SCHEMA)
-    )
-    storage.write_atomic(storage.join(shards, "plan", "clips.parquet"), _grouped(plan.clips))
-    text = json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n"
-    storage.write_atomic(storage.join(shards, "plan", "plan.json"), text.encode())
+    contents = {
+        "sources.parquet": _parquet(map(_source_row, plan.sources), SOURCE_SCHEMA),
+        "refused.parquet": _parquet(map(asdict, plan.refusals), REFUSAL_SCHEMA),
+        "clips.parquet": _grouped(plan.clips),
+    }
+    for name, content in contents.items():
+        storage.write_atomic(storage.join(shards, "plan", name), content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    storage.write_atomic(storage.join(shards, "plan", "plan.json"), seal(asdict(replace(summary, files=digests))))
 
 
 def read_summary(shards: str) -> PlanSummary | None:
-    """Read the summary, None if there is no finished plan."""
+    """Read the summary, None if there is no finished plan.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     try:
-        return PlanSummary(**json.loads(storage.read_bytes(storage.join(shards, "plan", "plan.json"))))
+        content = storage.read_bytes(storage.join(shards, "plan", "plan.json"))
     except FileNotFoundError:
         return None
+    return PlanSummary(**unseal(content, f"{shards}: plan.json"))
 
 
 class PlanReader:

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from infra import storage
 from infra.cli import ExitCode, IncompleteError
 from pipelines.shard_format import ShardConfig
-from preprocessing.arguments import Job, parse_job
+from preprocessing.arguments import Job, parse_job, read_job
 from preprocessing.config import PreprocessConfig, Resources
 from preprocessing.encoder import AutoencoderFile, find_autoencoder
 from preprocessing.finish import finish, read_quarantine, read_success
 from preprocessing.forecast import show_forecast
-from preprocessing.ledger import committed_groups
+from preprocessing.ledger import committed_groups, read_sound_records
 from preprocessing.plan import Looked, Plan, buckets_of, make_plan
 from preprocessing.plan_store import PlanSummary, read_summary, write_plan
 from preprocessing.rejection import Rejection
@@ -74,6 +74,27 @@ def main_run(arguments: Sequence[str]) -> ExitCode:
         return _code(rejections)
     with _ray_engine() as engine:
         return execute(job, sources, vae, engine)
+
+
+def main_repair(shards: str, checkpoint: str | None) -> ExitCode:
+    """Encode what the ledger of an existing set lacks, with the settings it was made with.
+
+    Raises:
+        ValueError: if the set has no job.json, or its autoencoder is gone or another.
+    """
+    job = read_job(shards, checkpoint)
+    vae = find_autoencoder(job.checkpoint)
+    summary = read_summary(shards)
+    if summary is None:
+        raise ValueError(f"{shards} has no plan")
+    wanted = _shard_config(job, vae, summary).digest
+    if any(record.config_digest != wanted for record in read_sound_records(shards)):
+        raise ValueError(
+            f"{shards} was encoded with another autoencoder than {job.checkpoint} or with other library versions; "
+            "give the autoencoder by --checkpoint, or encode into an empty folder"
+        )
+    with _ray_engine() as engine:
+        return execute(job, (), vae, engine)
 
 
 def execute(job: Job, sources: Sequence[Source], vae: AutoencoderFile, engine: Engine) -> ExitCode:

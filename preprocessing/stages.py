@@ -155,7 +155,7 @@ class WriteShards:
             own = [latent for clip, latent in good if clip.window.bucket == bucket]
             if own:
                 files.append(shard_record(own, self._config, bucket, group))
-        return commit_group(self._shards, group, files, rejected)
+        return commit_group(self._shards, group, files, rejected, self._config.digest)
 
 
 def to_latent_clip(

@@ -113,7 +113,9 @@ def test_a_stored_plan_reads_back(tmp_path: Path) -> None:
     )  # fmt: skip
     assert read_summary(str(tmp_path)) is None
     write_plan(str(tmp_path), plan, summary)
-    assert read_summary(str(tmp_path)) == summary
+    stored = read_summary(str(tmp_path))
+    assert stored is not None
+    assert dataclasses.replace(stored, files={}) == summary
     reader = PlanReader(str(tmp_path))
     by_place = sorted(plan.clips, key=lambda c: (c.group, c.window.bucket.name, c.slot))
     assert list(reader.all_clips()) == by_place

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import httpx
 import tyro
 from openai import OpenAI, OpenAIError
 
@@ -165,11 +165,8 @@ def _wait_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -> None
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise IncompleteError(f"the service ended with code {server.returncode}; see {log.name}")
-        try:
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+        with suppress(OSError), urllib.request.urlopen(f"{url}/ready", timeout=5):
+            return
         time.sleep(0.5)
     raise IncompleteError(f"the service was not ready after {SERVICE_START_S} s; see {log.name}")
 

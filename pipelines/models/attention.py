@@ -131,8 +131,9 @@ def _by_position(tokens: Tensor, heads: int) -> Tensor:
 
 def _weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     """Return the attention weights, keys by queries: softmax over keys of (n h) problems at once."""
-    scores = (key @ query.mT).float() * query.shape[-1] ** -0.5
+    precise = torch.promote_types(query.dtype, torch.float32)
+    scores = (key @ query.mT).to(precise) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias.mT
     weights = rearrange(scores, "n j i -> j i n").contiguous().softmax(dim=0)
-    return rearrange(weights, "j i n -> n j i").to(query.dtype, memory_format=torch.contiguous_format)
+    return rearrange(weights.to(query.dtype), "j i n -> n j i").contiguous()

@@ -43,16 +43,12 @@ def video_unet_cost(network: VideoUNet, *, shape: tuple[int, int, int, int, int]
     clips, num_frames, channels, height, width = shape
     unet, config = network.unet, network.config
     context_channels = unet.config["in_channels"] - channels or config.context_channels or config.input_concat * 5
-    spatial_dim, is_labelled = (
-        unet.config.get("cross_attention_dim"),
-        getattr(unet, "class_embedding", None) is not None,
-    )
+    spatial_dim, temporal_dim = unet.config.get("cross_attention_dim"), config.cross_attention_dim
+    is_labelled = getattr(unet, "class_embedding", None) is not None
     with torch.device("meta"):
         conditions = Conditions(
             text=torch.empty(clips, num_tokens, spatial_dim) if spatial_dim else None,
-            temporal_text=torch.empty(clips, num_tokens, config.cross_attention_dim)
-            if config.cross_attention_dim
-            else None,
+            temporal_text=torch.empty(clips, num_tokens, temporal_dim) if temporal_dim else None,
             context=torch.empty(clips, num_frames, context_channels, height, width) if context_channels else None,
             context_level=torch.empty(clips) if config.embeds_context_level else None,
             fps=torch.empty(clips) if config.embeds_fps else None,

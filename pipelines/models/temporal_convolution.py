@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipelines.models.lean import norm_silu_convolve
 from pipelines.models.temporal import Clip, Mix, zeroed
 
 FEW_CHANNELS = 128
@@ -40,11 +41,19 @@ class TimeConv(nn.Conv3d):
         """Convolve."""
         if self.kernel_size[1] == 1:
             flat = rearrange(hidden, "b c t h w -> b c t (h w)")
-            flat = functional.conv2d(flat, self.weight[..., 0], self.bias, padding=(1, 0))
+            flat = functional.conv2d(flat, self.weight.squeeze(-1), self.bias, padding=(1, 0))
             return rearrange(flat, "b c t (h w) -> b c t h w", h=hidden.shape[3])
         if hidden.device.type == "cpu" and self.in_channels < FEW_CHANNELS:
             return self._sum_of_images(hidden)
         return super().forward(hidden)
+
+    def after_norm(self, hidden: Float[Tensor, "b c t H W"], norm: nn.GroupNorm) -> Float[Tensor, "b o t h w"]:
+        """Apply GroupNorm and SiLU, then convolve."""
+        if self.kernel_size[1] > 1:
+            return self(functional.silu(norm(hidden)))
+        flat = rearrange(hidden, "b c t h w -> b c t (h w)")
+        flat = norm_silu_convolve(flat, norm, self.weight.squeeze(-1), self.bias, (1, 0))
+        return rearrange(flat, "b c t (h w) -> b c t h w", h=hidden.shape[3])
 
     def _sum_of_images(self, hidden: Tensor) -> Tensor:
         """Convolve each frame with the three slices of the kernel at once, then add what neighbours contribute."""
@@ -124,13 +133,13 @@ class TemporalConvolution(nn.Module):
     ) -> Float[Tensor, "bt c h w"]:
         """Return mix * spatial + (1 - mix) * (spatial + residual) = spatial + (1 - mix) * residual."""
         hidden = rearrange(spatial, "(b t) c h w -> b c t h w", t=clip.num_frames)
-        hidden = self.conv1(functional.silu(self.norm1(hidden)))
+        hidden = self.conv1.after_norm(hidden, self.norm1)
         if self.embedding is not None and embedding is not None:
             embedded = self.embedding(functional.silu(_per_frame(embedding, clip)))
             hidden = hidden + rearrange(embedded, "b t c -> b c t 1 1")
         if self.context is not None:
             hidden = hidden + self.context(clip.context)
-        hidden = self.conv2(functional.silu(self.norm2(hidden)))
+        hidden = self.conv2.after_norm(hidden, self.norm2)
         weight = rearrange(self.mix.temporal_weight(clip), "b t -> b 1 t 1 1")
         return spatial + rearrange(hidden * weight, "b c t h w -> (b t) c h w")
 

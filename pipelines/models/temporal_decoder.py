@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.models.latent_space import decode_images
+from pipelines.models.lean_backbone import lighten
 from pipelines.models.temporal import Clip, load_temporal, run_clip, running_clip, zeroed
 from pipelines.models.temporal_convolution import TemporalConvolution, TimeConv
 from pipelines.tensors import Frames, Latents
@@ -59,6 +60,7 @@ class VideoDecoder(nn.Module):
         for name, module in vae.decoder.named_modules():
             if isinstance(module, ResnetBlock2D):
                 self._follow_resnet(name.replace(".", "_"), module)
+        lighten(vae.decoder)
         if config.convolves_frames:
             channels = vae.decoder.conv_out.out_channels
             self.temporal["frames"] = frames = zeroed(TimeConv(channels, channels, 1))

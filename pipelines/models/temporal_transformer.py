@@ -8,8 +8,8 @@ from diffusers.models.embeddings import get_timestep_embedding
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from pipelines.models import lean
 from pipelines.models.attention import attend_over_frames, attend_to_tokens
 from pipelines.models.temporal import Clip, Mix, TemporalConfig, zeroed
 
@@ -25,8 +25,7 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
         """Add the feed-forward network's output to the tokens."""
-        hidden, gate = self.proj_in(self.norm(tokens)).chunk(2, dim=-1)
-        return tokens + self.proj_out(hidden * functional.gelu(gate))
+        return lean.feed_forward(tokens, self.norm, self.proj_in, self.proj_out)
 
 
 class FrameAttention(nn.Module):
@@ -43,9 +42,8 @@ class FrameAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b t n c"], bias: Float[Tensor, "t t"] | None) -> Float[Tensor, "b t n c"]:
         """Let each position look at itself in the other frames."""
-        hidden = self.norm(tokens)
-        attended = attend_over_frames(self.query(hidden), self.key(hidden), self.value(hidden), self.heads, bias)
-        return tokens + self.proj_out(attended)
+        query, key, value = lean.norm_project(tokens, self.norm, self.query, self.key, self.value)
+        return tokens + self.proj_out(attend_over_frames(query, key, value, self.heads, bias))
 
 
 class TokenAttention(nn.Module):
@@ -62,9 +60,11 @@ class TokenAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b t n c"], context: Float[Tensor, "b l d"]) -> Float[Tensor, "b t n c"]:
         """Let all positions of a clip look at the clip's one set of tokens."""
-        query = self.query(self.norm(tokens))
-        attended = attend_to_tokens(query, self.key(context), self.value(context), self.heads)
-        return tokens + self.proj_out(attended)
+        if context.shape[1] == 1:
+            # All attention goes to the one token, whatever the query.
+            return tokens + self.proj_out(self.value(context))[:, None]
+        (query,) = lean.norm_project(tokens, self.norm, self.query)
+        return tokens + self.proj_out(attend_to_tokens(query, self.key(context), self.value(context), self.heads))
 
 
 class TemporalBlock(nn.Module):
@@ -105,7 +105,7 @@ class TemporalTransformer(nn.Module):
         for block in self.blocks[index * self.blocks_per_layer :][: self.blocks_per_layer]:
             hidden = block(hidden, clip)
         weight = rearrange(self.mix.temporal_weight(clip), "b t -> b t 1 1")
-        return torch.lerp(tokens, hidden, weight.to(tokens.dtype)).flatten(0, 1)
+        return torch.lerp(tokens, hidden.to(tokens.dtype), weight.to(tokens.dtype)).flatten(0, 1)
 
     def embed_positions(self, tokens: Float[Tensor, "b t n c"]) -> Float[Tensor, "t 1 c"]:
         """Embed frame indices counted from the clip's start: sinusoids as for the noise level, then an MLP."""

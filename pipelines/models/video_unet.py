@@ -21,6 +21,7 @@ from torch.nn import functional
 from pipelines.models.attention import share_tokens
 from pipelines.models.checks import UNet, check_backbone, check_inputs, temporal_tokens
 from pipelines.models.conditioning import Conditions
+from pipelines.models.lean_backbone import lighten
 from pipelines.models.temporal import Clip, TemporalConfig, load_temporal, run_clip, running_clip, zeroed
 from pipelines.models.temporal_convolution import ContextPath, TemporalConvolution
 from pipelines.models.temporal_transformer import TemporalTransformer
@@ -68,6 +69,7 @@ class VideoUNet(nn.Module):
             )
             unet.conv_in.register_forward_hook(self._after_conv_in)
         share_tokens(unet)
+        lighten(unet)
 
     def forward(self, noisy: Latents, timestep: Timestep, conditions: Conditions) -> Latents:
         """Predict what the backbone was trained to predict (noise, velocity) for all frames of the clips.

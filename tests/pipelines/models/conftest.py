@@ -93,17 +93,22 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self._see((args, kwargs), is_new=False)
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        self._see(result, is_new=True)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _see(self, tree: object, *, is_new: bool) -> None:
+        """Count storages when an operation makes them; those that were there before, such as weights, count nothing."""
+        for tensor in tree_leaves(tree):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
                 if key not in self.live:
-                    self.live[key] = storage.nbytes()
+                    self.live[key] = storage.nbytes() if is_new else 0
                     self.now += self.live[key]
                     weakref.finalize(storage, self._free, key)
-        self.peak = max(self.peak, self.now)
-        return result
 
     def _free(self, key: int) -> None:
         self.now -= self.live.pop(key)

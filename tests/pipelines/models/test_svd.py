@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from pipelines.models.conditioning import Conditions
 from pipelines.models.latent_space import latent_scaling
+from pipelines.models.lean_backbone import recompute_transformers
 from pipelines.models.svd import (
     embed_time_ids,
     svd_from_video_decoder,
@@ -77,6 +78,30 @@ def test_video_unet_from_svd_agrees_with_diffusers_both_ways(svd_unet, tokens):
     assert_close(dict(back.state_dict()), dict(svd_unet.state_dict()), rtol=0, atol=0)
     returned = back.eval()(torch.cat([noisy, image], dim=2), timestep, text, time_ids).sample
     assert_close(returned, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_gradients_of_temporal_parameters_agree_with_diffusers(svd_unet, tokens):
+    noisy, image, target = torch.randn(3, 2, 5, 4, 10, 12)
+    text, time_ids = torch.randn(2, tokens, 20), torch.tensor([[6.0, 127.0, 0.02], [30.0, 40.0, 0.1]])
+    timestep = torch.tensor([1.2, 700.0])
+    video_unet = video_unet_from_svd(svd_unet)
+    video_unet.freeze_spatial()
+    recompute_transformers(video_unet.unet)
+    theirs = svd_unet(torch.cat([noisy, image], dim=2), timestep, text, time_ids).sample
+    (theirs - target).square().mean().backward()
+    conditions = Conditions(text=text, context=image, class_labels=embed_time_ids(time_ids, 16))
+    (video_unet(noisy, timestep, conditions) - target).square().mean().backward()
+    # The gradients travel back by the names that the weights travel by.
+    for parameter in video_unet.temporal_parameters():
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    ours = svd_from_video_unet(video_unet, time_id_dim=16).state_dict()
+    temporal = ("temporal_", "time_mixer", "time_pos_embed")
+    expected = {n: p.grad for n, p in svd_unet.named_parameters() if any(part in n for part in temporal)}
+    assert len(expected) == len(list(video_unet.temporal_parameters()))
+    scale = max(grad.abs().max() for grad in expected.values())
+    for name, grad in expected.items():
+        assert_close(ours[name] / scale, grad / scale, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @torch.no_grad()

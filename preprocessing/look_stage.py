@@ -33,12 +33,12 @@ class LookAtSources:
         """Look at one source; what goes wrong becomes a rejection."""
         try:
             with local_copy(source.uri) as path:
-                [(digest, info, shots)] = self._sandbox.stream(looks.look, str(path), self._config)
+                [sight] = self._sandbox.stream(looks.look, str(path), self._config)
         except SandboxError as err:
             return _refused(source, "probe", err.reason, err)
         except OSError as err:
             return _refused(source, "fetch", "io", err)
-        return Looked(source=source, digest=digest, info=info, shots=tuple(shots))
+        return Looked(source=source, sight=sight)
 
 
 def pack(objects: Iterable[object]) -> pa.Table:

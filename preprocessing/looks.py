@@ -1,7 +1,8 @@
 """What runs on one source inside the sandbox: look at it for the plan, and decode its clips."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,13 +10,35 @@ import numpy as np
 
 from pipelines.video_decode import VideoError, VideoInfo, decode, fit, probe
 from preprocessing.config import PreprocessConfig
+from preprocessing.cuts import find_shots, shrink
+from preprocessing.measure import measure, perceptual_hash
+from preprocessing.windows import choose_size, cut_windows
 
 Request = tuple[int, tuple[int, ...], tuple[int, int]]
 """A clip to decode: its place in the group, the pts of its frames, its (height, width)."""
 
 
-def look(path: str, config: PreprocessConfig) -> Iterator[tuple[str, VideoInfo, list[tuple[Fraction, Fraction]]]]:
-    """Digest a source, list its frames, find its shots; yields once.
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What was seen of a source.
+
+    Attributes:
+        digest: sha256 of its content.
+        info: its frames.
+        shots: (time of first, time of last frame) of each shot, seconds.
+        scores: of each clip, by the pts of its frames; empty unless the config asks for them.
+        hashes: perceptual hash of each clip, likewise.
+    """
+
+    digest: str
+    info: VideoInfo
+    shots: tuple[tuple[Fraction, Fraction], ...]
+    scores: Mapping[tuple[int, ...], Mapping[str, float]] = field(default_factory=dict)
+    hashes: Mapping[tuple[int, ...], bytes] = field(default_factory=dict)
+
+
+def look(path: str, config: PreprocessConfig) -> Iterator[Sight]:
+    """Digest a source, list its frames, find its shots, measure its clips; yields once.
 
     Raises:
         VideoError: if it is no usable video.
@@ -25,7 +48,24 @@ def look(path: str, config: PreprocessConfig) -> Iterator[tuple[str, VideoInfo, 
     info = probe(path)
     if info.height * info.width > config.filters.max_pixels:
         raise VideoError("too_large", f"{info.height}x{info.width} exceeds {config.filters.max_pixels} pixels")
-    yield digest, info, [(info.start, info.end)]
+    shots = [(info.start, info.end)]
+    if config.cuts.detect:
+        frames = np.stack([shrink(image) for _, image in decode(path, info, info.pts)])
+        shots = find_shots(frames, info, config.cuts)
+    sight = Sight(digest=digest, info=info, shots=tuple(shots))
+    yield _measured(path, sight, config) if config.filters.measure else sight
+
+
+def _measured(path: str, sight: Sight, config: PreprocessConfig) -> Sight:
+    size = choose_size(sight.info, config.sizes)
+    clips = {window.pts for form in config.clips for window in cut_windows(sight.info, sight.shots, form, size)}
+    samples = {pts: [pts[k] for k in sorted({0, min(1, len(pts) - 1), len(pts) // 2, len(pts) - 1})] for pts in clips}
+    requests = [(place, tuple(samples[pts]), size) for place, pts in enumerate(sorted(clips))]
+    scores, hashes = {}, {}
+    for place, frames in decode_clips(path, sight.info, requests):
+        pts = sorted(clips)[place]
+        scores[pts], hashes[pts] = measure(list(frames)), perceptual_hash(frames[len(frames) // 2])
+    return replace(sight, scores=scores, hashes=hashes)
 
 
 def decode_clips(path: str, info: VideoInfo, requests: Sequence[Request]) -> Iterator[tuple[int, np.ndarray]]:

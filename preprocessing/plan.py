@@ -4,14 +4,14 @@ Pure functions: what they return depends on the sources' content and the config 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 from pipelines.shard_format import Bucket
-from pipelines.video_decode import VideoInfo
 from preprocessing.config import PreprocessConfig
 from preprocessing.labels import Boxes, BoxLabels, crop_boxes, crowdedness
+from preprocessing.looks import Sight
+from preprocessing.measure import duplicates, refusal
 from preprocessing.rejection import Rejection
 from preprocessing.sources import Source
 from preprocessing.windows import Window, choose_size, clip_id, cut_windows, upscale
@@ -19,20 +19,10 @@ from preprocessing.windows import Window, choose_size, clip_id, cut_windows, ups
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """A source that has been looked at; `info` is None if it was refused, and `rejection` says why.
-
-    Attributes:
-        source: as listed.
-        digest: sha256 of its content.
-        info: its frames.
-        shots: (time of first, time of last frame) of each shot, seconds.
-        rejection: why it cannot be used.
-    """
+    """A source that has been looked at: what was seen, or why it cannot be used."""
 
     source: Source
-    digest: str = ""
-    info: VideoInfo | None = None
-    shots: tuple[tuple[Fraction, Fraction], ...] = ()
+    sight: Sight | None = None
     rejection: Rejection | None = None
 
 
@@ -47,6 +37,7 @@ class PlannedClip:
         group: unit of work and of commit; a group has one shard per bucket.
         slot: row within the group's shard of this bucket.
         caption, night, crowdedness, labels, licence, boxes: see pipelines.shard_format.LatentClip.
+        scores: see preprocessing.measure; empty if nothing was measured.
     """
 
     clip_id: str
@@ -60,6 +51,7 @@ class PlannedClip:
     labels: Mapping[str, float] = field(default_factory=dict)
     licence: str | None = None
     boxes: Boxes = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +81,7 @@ class Plan:
     @property
     def corpus_digest(self) -> str:
         """Identify the content that is encoded."""
-        lines = sorted(f"{looked.source.name} {looked.digest}" for looked in self.sources)
+        lines = sorted(f"{one.source.name} {one.sight.digest if one.sight else ''}" for one in self.sources)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -105,12 +97,12 @@ def make_plan(
     """
     sources = tuple(sorted(looked, key=lambda one: one.source.name))
     refusals: list[Refusal] = []
-    planned: list[list[PlannedClip]] = []
     labels = BoxLabels()
-    for one in _usable(sources, config, refusals):
-        planned.append(_clips_of(one, config, labels))
-    planned.sort(key=lambda clips: _rank(config.seed, clips))
-    clips, num_groups = _deal([clips for clips in planned if clips], config, latent_bytes or {})
+    planned = [_clips_of(source, sight, config, labels) for source, sight in _usable(sources, config, refusals)]
+    if config.filters.measure:
+        planned = _filtered(planned, {one.source.name: one.sight for one in sources if one.sight}, config, refusals)
+    planned = sorted((clips for clips in planned if clips), key=lambda clips: _rank(config.seed, clips))
+    clips, num_groups = _deal(planned, config, latent_bytes or {})
     return Plan(sources=sources, clips=clips, refusals=tuple(refusals), num_groups=num_groups)
 
 
@@ -123,40 +115,41 @@ def buckets_of(config: PreprocessConfig) -> tuple[Bucket, ...]:
     )
 
 
-def _usable(sources: Sequence[Looked], config: PreprocessConfig, refusals: list[Refusal]) -> Iterable[Looked]:
+def _usable(
+    sources: Sequence[Looked], config: PreprocessConfig, refusals: list[Refusal]
+) -> Iterator[tuple[Source, Sight]]:
     seen: dict[str, str] = {}
     for one in sources:
-        if one.info is None:
+        if one.sight is None:
             continue
-        factor = upscale(one.info, choose_size(one.info, config.sizes))
+        info, digest = one.sight.info, one.sight.digest
+        factor = upscale(info, choose_size(info, config.sizes))
         reason, score = "", 0.0
         if not one.source.consent:
             reason = "no_consent"
-        elif one.digest in seen:
+        elif digest in seen:
             reason = "same_file"
         elif factor > config.filters.max_upscale:
             reason, score = "too_small", factor
         if reason:
             refusals.append(Refusal(source=one.source.name, clip_id="", reason=reason, score=score))
             continue
-        seen[one.digest] = one.source.name
-        yield one
+        seen[digest] = one.source.name
+        yield one.source, one.sight
 
 
-def _clips_of(one: Looked, config: PreprocessConfig, labels: BoxLabels) -> list[PlannedClip]:
-    info, source = one.info, one.source
-    if info is None:
-        return []
+def _clips_of(source: Source, sight: Sight, config: PreprocessConfig, labels: BoxLabels) -> list[PlannedClip]:
+    info = sight.info
     size = choose_size(info, config.sizes)
     boxes = labels.of(source.uri)
     clips = []
     for form in config.clips:
-        for window in cut_windows(info, one.shots, form, size):
+        for window in cut_windows(info, sight.shots, form, size):
             times = [time * info.time_base - info.start for time in window.pts]
             own = crop_boxes(boxes.at(times), (info.height, info.width), size) if boxes else ()
             clips.append(
                 PlannedClip(
-                    clip_id=clip_id(one.digest, window),
+                    clip_id=clip_id(sight.digest, window),
                     source=source.name,
                     window=window,
                     caption=source.caption,
@@ -165,10 +158,36 @@ def _clips_of(one: Looked, config: PreprocessConfig, labels: BoxLabels) -> list[
                     labels=source.labels,
                     licence=source.licence,
                     boxes=own,
+                    scores=sight.scores.get(window.pts, {}),
                 )
             )
     clips.sort(key=lambda clip: (clip.window.start, clip.window.bucket))
     return clips
+
+
+def _filtered(
+    planned: Sequence[Sequence[PlannedClip]],
+    sights: Mapping[str, Sight],
+    config: PreprocessConfig,
+    refusals: list[Refusal],
+) -> list[list[PlannedClip]]:
+    """Leave out clips by their scores, then those that look like a clip of an earlier source."""
+    kept: list[list[PlannedClip]] = []
+    for clips in planned:
+        kept.append([])
+        for clip in clips:
+            refused = refusal(clip.scores, config.filters)
+            if refused:
+                refusals.append(Refusal(source=clip.source, clip_id=clip.clip_id, reason=refused[0], score=refused[1]))
+            else:
+                kept[-1].append(clip)
+    flat = [clip for clips in kept for clip in clips]
+    hashes = [sights[clip.source].hashes[clip.window.pts] for clip in flat]
+    twins = duplicates(hashes, [clip.source for clip in flat], config.filters.max_duplicate_bits)
+    for i, (_, bits) in twins.items():
+        refusals.append(Refusal(source=flat[i].source, clip_id=flat[i].clip_id, reason="duplicate", score=bits))
+    doubled = {flat[i].clip_id for i in twins}
+    return [[clip for clip in clips if clip.clip_id not in doubled] for clips in kept]
 
 
 def _rank(seed: int, clips: Sequence[PlannedClip]) -> str:

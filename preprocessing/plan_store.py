@@ -33,6 +33,7 @@ CLIP_SCHEMA = pa.schema(
         ("labels", pa.map_(pa.string(), pa.float64())),
         ("licence", pa.string()),
         ("boxes", _BOXES),
+        ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )
 SOURCE_SCHEMA = pa.schema(
@@ -202,28 +203,30 @@ def _clip_row(clip: PlannedClip) -> dict[str, Any]:
         "start": str(clip.window.start),
         "pts": clip.window.pts,
         "labels": sorted(clip.labels.items()),
+        "scores": sorted(clip.scores.items()),
     }
 
 
 def _to_clip(row: dict[str, Any]) -> PlannedClip:
     window = Window(start=Fraction(row.pop("start")), pts=tuple(row.pop("pts")), bucket=Bucket.parse(row.pop("bucket")))
-    row["labels"] = dict(row["labels"] or ())
+    row["labels"], row["scores"] = dict(row["labels"] or ()), dict(row["scores"] or ())
     row["boxes"] = tuple(tuple((b[0], b[1], b[2], b[3]) for b in frame) for frame in row["boxes"] or ())
     return PlannedClip(window=window, **row)
 
 
 def _source_row(looked: Looked) -> dict[str, Any]:
-    source, info, rejection = looked.source, looked.info, looked.rejection
+    source, sight, rejection = looked.source, looked.sight, looked.rejection
     row: dict[str, Any] = {
         "name": source.name,
         "uri": source.uri,
         "size_bytes": source.size_bytes,
-        "digest": looked.digest,
+        "digest": sight.digest if sight else "",
         "licence": source.licence,
-        "shots": len(looked.shots),
+        "shots": len(sight.shots) if sight else 0,
     }
     if rejection:
         row |= {"stage": rejection.stage, "reason": rejection.reason, "message": rejection.message}
-    if info:
+    if sight:
+        info = sight.info
         row |= asdict(info) | {"time_base": str(info.time_base), "duration_s": float(info.end - info.start)}
     return row

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.video_decode import VideoInfo
 from preprocessing.config import ClipForm, PreprocessConfig
+from preprocessing.looks import Sight
 from preprocessing.plan import Looked, make_plan
 from preprocessing.plan_store import PlanReader, PlanSummary, read_refusals, read_summary, to_info, write_plan
 from preprocessing.rejection import Rejection
@@ -27,9 +28,7 @@ def looked(name: str, frames: int, *, size: tuple[int, int] = (36, 64), digest: 
     )  # fmt: skip
     return Looked(
         source=Source(uri=f"/corpus/{name}", name=name, size_bytes=frames, **source),  # type: ignore[arg-type]
-        digest=digest or f"digest of {name}",
-        info=info,
-        shots=((info.start, info.end),),
+        sight=Sight(digest=digest or f"digest of {name}", info=info, shots=((info.start, info.end),)),
     )
 
 
@@ -121,7 +120,8 @@ def test_a_stored_plan_reads_back(tmp_path: Path) -> None:
     assert list(reader.all_clips()) == by_place
     assert read_refusals(str(tmp_path)) == list(plan.refusals)
     [row] = reader.sources(["a.mp4"])
-    assert to_info(row) == own.info
+    assert own.sight is not None
+    assert to_info(row) == own.sight.info
     assert [row["reason"] for row in reader.sources()] == [None, None, "open", None]
 
 

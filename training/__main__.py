@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from infra.cli import ExitCode, IncompleteError, run_command
 from pipelines.configs import to_json
 from training.config import TrainConfig
 from training.export import export
-from training.presets import PRESETS
+from training.presets import make_preset, preset_names
 from training.reduction import Workers
 from training.task import Inputs
 from training.worker import Job, Outcome, run_worker
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         Arguments,
         args=list(rest),
         prog=f"python -m training {name}",
-        default=Arguments(out=tyro.MISSING, config=PRESETS[name]()),
+        default=Arguments(out=tyro.MISSING, config=make_preset(name)),
         config=(tyro.conf.AvoidSubcommands,),
     )
     if parsed.dry_run:
@@ -73,6 +72,8 @@ def run(parsed: Arguments) -> ExitCode:
         seconds=parsed.minutes * 60 if parsed.minutes is not None else None,
     )
     outcome = _train(job)
+    if outcome.error is not None:
+        raise ValueError(outcome.error)
     if not outcome.is_done:
         raise IncompleteError(f"stopped at step {outcome.step}; run the same command again to go on")
     export(job, Path(parsed.out))
@@ -91,16 +92,11 @@ def _train(job: Job) -> Outcome:
 
 
 def _preset_name(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python -m training PRESET [options]\n\npresets: {', '.join(PRESETS)}\n")
-        print("`python -m training PRESET --help` lists the options")
-        raise SystemExit(ExitCode.DONE if arguments and arguments[0] in ("-h", "--help") else ExitCode.BAD_ARGUMENTS)
-    name = arguments[0]
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
-        raise ValueError(f"unknown preset {name!r}; {hint}")
-    return name, arguments[1:]
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    print("usage: python -m training PRESET [options]    (PRESET --help lists the options)\n\npresets:")
+    print("\n".join(f"  {name}" for name in preset_names()))
+    raise SystemExit(ExitCode.DONE if arguments and arguments[0] in ("-h", "--help") else ExitCode.BAD_ARGUMENTS)
 
 
 if __name__ == "__main__":

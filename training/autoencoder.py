@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipelines.models.autoencoder import encode_moments
 from pipelines.models.latent_space import spatial_factor
+from pipelines.pixels import to_float, to_uint8
 from pipelines.tensors import VideoFrames
 from training.batches import FrameBatch, FrameRecipe
 from training.config import TrainConfig
 from training.data import Order, Sample, Source
 from training.objectives import autoencoder_losses
-from training.sources import VideoSource
+from training.sources import VideoSource, open_videos
 from training.task import Inputs, LossNetwork, PhaseSpec, put_part, seeded, trained_parameters
 
 SCALE_FRAMES = 256
@@ -27,7 +29,7 @@ SCALE_FRAMES = 256
 class AutoencoderNetwork(LossNetwork):
     """The autoencoder and its reconstruction loss."""
 
-    def __init__(self, vae: AutoencoderKL, config: TrainConfig) -> None:
+    def __init__(self, vae: Any, config: TrainConfig) -> None:
         super().__init__(config)
         self.vae = vae
 
@@ -65,8 +67,7 @@ class AutoencoderTask:
         """Frames of some videos, then what comes back of them."""
         frames = self._some_frames(4 * count).to(next(self.network.parameters()).device)
         decoded = self.network.vae(frames).sample
-        rows = [(both.clamp(-1, 1) + 1) * 127.5 for both in (frames, decoded)]
-        return [row.round().byte().permute(0, 2, 3, 1).cpu() for row in rows]
+        return [to_uint8(frames), to_uint8(decoded)]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Write backbone/vae with the scale that gives its latents unit variance."""
@@ -94,8 +95,7 @@ class AutoencoderTask:
     def _some_frames(self, count: int) -> Float[Tensor, "t 3 H W"]:
         order = Order(self.source.buckets, batch_size=count, seed=0)
         clips = self.source.read([sample.ref for sample in order.batch(0)])
-        frames = torch.stack([clip[0] for clip in clips]).permute(0, 3, 1, 2)
-        return frames.float() / 127.5 - 1
+        return to_float(torch.stack([clip[0] for clip in clips]))
 
 
 def autoencoder_task(config: TrainConfig, inputs: Inputs) -> AutoencoderTask:
@@ -104,32 +104,21 @@ def autoencoder_task(config: TrainConfig, inputs: Inputs) -> AutoencoderTask:
     Raises:
         ValueError: if there is no corpus, or the frames do not divide by the autoencoder's factor.
     """
-    if inputs.corpus is None:
-        raise ValueError(f"{config.name} trains on videos; give their folder with --corpus")
+    source, held_out = open_videos(config, inputs)
     with seeded(config.seed):
-        vae = AutoencoderKL(**config.model.autoencoder)
+        family = VQModel if "num_vq_embeddings" in config.model.autoencoder else AutoencoderKL
+        vae: Any = family(**config.model.autoencoder)
     data, factor = config.data, spatial_factor(vae)
     crop = (data.crop, data.crop) if data.crop else (data.height, data.width)
     for size in (*crop, data.height, data.width):
         if size % factor:
             raise ValueError(f"size {size} does not divide by the autoencoder's factor {factor}; use a multiple of it")
 
-    def videos(validation: bool) -> VideoSource:
-        return VideoSource(
-            inputs.corpus or "",
-            size=(data.height, data.width),
-            num_frames=1,
-            fps=data.fps[0] if data.fps else 2.0,
-            percent=data.validation_percent,
-            validation=validation,
-        )
-
-    source, held_out = videos(False), videos(True)
     return AutoencoderTask(
         config=config,
         network=AutoencoderNetwork(vae, config),
         source=source,
-        held_out=held_out if held_out.buckets[0] else source,
+        held_out=held_out,
         recipe=FrameRecipe(
             seed=config.seed, crop=crop, factor=factor, latent_channels=int(vae.config["latent_channels"])
         ),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from pipelines.models.autoencoder import sample_latents
 from pipelines.models.boxes import Box
 from pipelines.models.latent_space import LatentScaling
 from pipelines.models.scene import UNKNOWN
+from pipelines.pixels import to_float
 from pipelines.randomness import generator
 from pipelines.shard_format import LatentClip
 from pipelines.tensors import Context, Frames, Latents, Timestep
@@ -201,7 +201,7 @@ class FrameRecipe:
         clip = clip[:, top : top + self.crop[0], left : left + self.crop[1]]
         if _chance(0.5, random):
             clip = clip.flip(2)
-        return rearrange(clip.float() / 127.5 - 1, "t H W c -> t c H W")
+        return to_float(clip)
 
 
 def _window(available: int, wanted: int, name: str, random: torch.Generator) -> int:

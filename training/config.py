@@ -102,7 +102,9 @@ class WatchConfig:
     patience: int = 8
 
 
-Objective = Literal["autoencoder", "image", "keyframes", "prediction", "interpolation", "decoder", "upsampler"]
+Objective = Literal[
+    "autoencoder", "image", "keyframes", "prediction", "interpolation", "decoder", "upsampler-image", "upsampler"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,10 +154,11 @@ def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
     Raises:
         ValueError: if shards, checkpoint and preset do not fit together.
     """
-    name = "keyframes" if config.objective == "image" else config.objective
+    # The image model shares the noise of the video models made of it, whichever they are.
+    name = next(iter(config.model.stages)) if config.objective == "image" else config.objective
     stages: dict[str, StageConfig] = dict(config.model.stages.items())
     if name not in stages:
-        raise ValueError(f"preset {config.name!r} has no stage {name!r}; it has {', '.join(stages)}")
+        raise ValueError(f"system {config.model.name!r} has no stage {name!r}; it has {', '.join(stages)}")
     stage = stages[name]
     shards = open_for(config, inputs)
     networks = Networks(inputs.out, backbone=inputs.backbone)

@@ -1,6 +1,7 @@
 """Losses beside the denoising loss of pipelines.diffusion.objective: pure functions that give one number per sample."""
 
 import torch
+from diffusers.models.autoencoders.vq_model import VQModel
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
@@ -15,10 +16,10 @@ Logits = Float[Tensor, "b t h w"]
 
 
 def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: float, kl_weight: float) -> Losses:
-    """Reconstruction of frames by an autoencoder with a Gaussian latent space.
+    """Reconstruction of frames by an autoencoder with a Gaussian or a quantised latent space.
 
     L1 of pixels, L1 of pixel differences at three scales (edges, where L1 alone leaves a blur; stands in for a
-    perceptual network) and a small pull of the posterior to the standard normal.
+    perceptual network) and a small pull of the posterior to the standard normal, or of the latents to the codes.
 
     Args:
         vae: the autoencoder.
@@ -26,6 +27,10 @@ def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: 
         gradient_weight: weight of the differences.
         kl_weight: weight of the divergence, per latent value.
     """
+    if isinstance(vae, VQModel):
+        output = vae(rearrange(batch.frames, "b t c H W -> (b t) c H W"))
+        frames = rearrange(output.sample, "(b t) c H W -> b t c H W", b=batch.frames.shape[0])
+        return reconstruction_losses(frames, batch.frames, gradient_weight) + output.commit_loss.mean()
     posterior = vae.encode(rearrange(batch.frames, "b t c H W -> (b t) c H W")).latent_dist
     z = posterior.mean + posterior.std * rearrange(batch.noise, "b t z h w -> (b t) z h w")
     frames = rearrange(vae.decode(z).sample, "(b t) c H W -> b t c H W", b=batch.frames.shape[0])

@@ -6,7 +6,10 @@ EMA, warm-up nor clipping; those are ours.
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 
+from pipelines.config import ModelPreset, UpsamplerPreset
+from pipelines.models.temporal import TemporalConfig
 from pipelines.presets import tiny
 from training.config import (
     CheckpointConfig,
@@ -17,6 +20,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
+from training.paper_presets import driving_runs, mountain_biking_runs, text_to_video_runs
 
 TINY_DATA = DataConfig(height=64, width=128, num_frames=1)
 
@@ -75,8 +79,140 @@ def tiny_keyframes() -> TrainConfig:
     )
 
 
+def tiny_system() -> ModelPreset:
+    """The tiny system with every stage of the paper, for runs that show that each can be trained."""
+    model = tiny()
+    keyframes = model.stages["keyframes"]
+    prediction = replace(
+        keyframes,
+        temporal=TemporalConfig(
+            mix="scalar", cross_attention_dim=None, context_channels=5, context_width=32, embeds_context_level=True
+        ),
+        context_level=30,
+    )
+    interpolation = replace(
+        prediction,
+        temporal=TemporalConfig(
+            mix="per_frame",
+            num_frames=5,
+            cross_attention_dim=64,
+            context_channels=5,
+            context_width=32,
+            embeds_fps=True,
+            embeds_context_level=True,
+        ),
+        num_frames=5,
+        fps=16.0,
+    )
+    upsampler = replace(
+        keyframes,
+        temporal=TemporalConfig(mix="scalar", cross_attention_dim=None, context_channels=3, context_width=32),
+        num_frames=4,
+        context_level=150,
+    )
+    unet = {
+        "in_channels": 6,
+        "out_channels": 3,
+        "block_out_channels": (32, 64, 64),
+        "down_block_types": ("DownBlock2D",) * 3,
+        "up_block_types": ("UpBlock2D",) * 3,
+        "layers_per_block": 1,
+        "add_attention": False,
+        "norm_num_groups": 16,
+        "class_embed_type": "timestep",
+    }
+    return replace(
+        model,
+        stages={"keyframes": keyframes, "prediction": prediction, "interpolation": interpolation},
+        upsampler=UpsamplerPreset(unet=unet, autoencoder=None, stage=upsampler),
+    )
+
+
+def tiny_prediction() -> TrainConfig:
+    """The tiny twin of the driving prediction run: 0, 1 or 2 frames given."""
+    run = tiny_keyframes()
+    return replace(
+        run,
+        name="tiny-prediction",
+        objective="prediction",
+        model=tiny_system(),
+        data=replace(run.data, context_noise=250),
+    )
+
+
+def tiny_interpolation() -> TrainConfig:
+    """The tiny twin of the driving interpolation run: both ends of five frames given, two rates."""
+    run = tiny_prediction()
+    data = replace(run.data, num_frames=5)
+    return replace(run, name="tiny-interpolation", objective="interpolation", data=data)
+
+
+def tiny_decoder() -> TrainConfig:
+    """The tiny twin of the decoder runs: six frames, a discriminator of volumes."""
+    run = tiny_autoencoder()
+    return replace(
+        run,
+        name="tiny-decoder",
+        objective="decoder",
+        batch_size=4,
+        optimizer=OptimizerConfig(learning_rate=5e-4, betas=(0.5, 0.9)),
+        discriminator=OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.9)),
+        data=replace(run.data, num_frames=6, fps=(16.0,)),
+    )
+
+
+def tiny_upsampler_image() -> TrainConfig:
+    """The tiny twin of the driving upsampler's image run: 16x32 to 64x128 pixels, on patches."""
+    run = tiny_autoencoder()
+    return replace(
+        run,
+        name="tiny-upsampler-image",
+        objective="upsampler-image",
+        model=tiny_system(),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50),
+    )
+
+
+def tiny_upsampler() -> TrainConfig:
+    """The tiny twin of the driving upsampler's temporal run."""
+    run = tiny_upsampler_image()
+    data = replace(run.data, num_frames=4, fps=(16.0,))
+    return replace(run, name="tiny-upsampler", objective="upsampler", batch_size=4, data=data)
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny-autoencoder": tiny_autoencoder,
     "tiny-image": tiny_image,
     "tiny-keyframes": tiny_keyframes,
+    "tiny-prediction": tiny_prediction,
+    "tiny-interpolation": tiny_interpolation,
+    "tiny-decoder": tiny_decoder,
+    "tiny-upsampler-image": tiny_upsampler_image,
+    "tiny-upsampler": tiny_upsampler,
 }
+
+
+def preset_names() -> list[str]:
+    """Names of all runs."""
+    return [*PRESETS, *paper_runs()]
+
+
+def make_preset(name: str) -> TrainConfig:
+    """Make a run by its name.
+
+    Raises:
+        ValueError: if there is none of that name; names the nearest.
+    """
+    if name in PRESETS:
+        return PRESETS[name]()
+    runs = paper_runs()
+    if name not in runs:
+        near = get_close_matches(name, preset_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(preset_names())}"
+        raise ValueError(f"unknown preset {name!r}; {hint}")
+    return runs[name]
+
+
+def paper_runs() -> dict[str, TrainConfig]:
+    """The runs of the paper."""
+    return {**driving_runs(), **mountain_biking_runs(), **text_to_video_runs()}

@@ -13,7 +13,10 @@ from pipelines.shard_format import Bucket, LatentClip
 from pipelines.shards import ClipRef, ShardSet
 from pipelines.video_decode import VideoError, probe
 from pipelines.video_io import read_clip
+from training.config import TrainConfig
+from training.task import Inputs
 
+DEFAULT_FPS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -124,3 +127,27 @@ class VideoSource:
             fps = min(self._fps, info.fps)
             seconds = info.end - info.start + 1 / info.fps
             return read_clip(file, num_frames=int(seconds * fps), fps=fps, size=self._size, info=info)
+
+
+def open_videos(config: TrainConfig, inputs: Inputs) -> tuple[VideoSource, VideoSource]:
+    """Open the videos of a run: those to train on, and those held out (the same ones if none are).
+
+    Raises:
+        ValueError: if there is no folder or no usable video.
+    """
+    if inputs.corpus is None:
+        raise ValueError(f"{config.name} trains on videos; give their folder with --corpus")
+    data, uri = config.data, inputs.corpus
+
+    def videos(validation: bool) -> VideoSource:
+        return VideoSource(
+            uri,
+            size=(data.height, data.width),
+            num_frames=data.num_frames,
+            fps=data.fps[0] if data.fps else DEFAULT_FPS,
+            percent=data.validation_percent,
+            validation=validation,
+        )
+
+    source, held_out = videos(False), videos(True)
+    return source, held_out if held_out.buckets[0] else source

@@ -53,12 +53,14 @@ class Outcome:
         is_done: whether it reached its last step or its time.
         loss: of the last step.
         put_aside: samples put aside.
+        error: why it could not start or save itself; for the one who started it.
     """
 
     step: int
     is_done: bool
     loss: float
     put_aside: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
 
 
 def run_worker(
@@ -70,19 +72,20 @@ def run_worker(
 ) -> Outcome:
     """Train until the last step, the time limit or a request to leave; saves itself at the end.
 
+    What cannot be mended by trying again (inputs that do not fit together, a full disk) is told in the outcome, since
+    a launcher restarts workers that raise.
+
     Args:
         job: the run.
         workers: this worker's place.
         device: where it computes.
         is_leaving: whether this worker must go soon, such as on a preemption notice.
-
-    Raises:
-        ValueError: if inputs, checkpoint and configuration do not fit together.
     """
     torch.set_num_threads(job.config.threads)
-    task = make_task(job.config, job.inputs)
-    store = CheckpointStore(job.run_uri, job.config.checkpoints)
-    run = _Run(job, task, store, workers, device)
+    try:
+        run = _Run(job, make_task(job.config, job.inputs), workers, device)
+    except (ValueError, OSError) as err:
+        return Outcome(step=0, is_done=False, loss=float("nan"), error=str(err))
     try:
         outcome = run.go(is_leaving)
     except BaseException:
@@ -100,8 +103,10 @@ def identity_of(config: TrainConfig, task: Task) -> dict[str, Any]:
 class _Run:
     """The state of a worker between its start and its end."""
 
-    def __init__(self, job: Job, task: Task, store: CheckpointStore, workers: Workers, device: torch.device) -> None:
-        self.config, self.task, self.store, self.workers = job.config, task, store, workers
+    def __init__(self, job: Job, task: Task, workers: Workers, device: torch.device) -> None:
+        self.config, self.task, self.workers = job.config, task, workers
+        self.store = store = CheckpointStore(job.run_uri, job.config.checkpoints)
+        self._error: str | None = None
         self._job = job
         self.identity = identity_of(job.config, task)
         found = store.newest()
@@ -129,7 +134,9 @@ class _Run:
             start=self.progress.step,
         )
         deadline = time.monotonic() + self._job.seconds if self._job.seconds else None
-        wants_stop = _StopSigns(self._job.run_uri, deadline, is_leaving, asks=self.workers.rank == 0)
+        wants_stop = _StopSigns(
+            self._job.run_uri, deadline, lambda: is_leaving() or self._error is not None, asks=self.workers.rank == 0
+        )
         loss, saved, stopped = float("nan"), self.progress.step, False
         steps = train(self.phases, reader, order.batch, self.workers, loop, self.progress, wants_stop=wants_stop)
         try:
@@ -147,10 +154,16 @@ class _Run:
             reader.close()
         if saved != self.progress.step or self.progress.step == 0:
             self._save()
-        self.store.wait()
+        self._write(self.store.wait)
         is_out_of_time = deadline is not None and time.monotonic() >= deadline
         is_done = not stopped or (is_out_of_time and not wants_stop.is_asked())
-        return Outcome(step=self.progress.step, is_done=is_done, loss=loss, put_aside=self.progress.quarantine)
+        return Outcome(
+            step=self.progress.step,
+            is_done=is_done and self._error is None,
+            loss=loss,
+            put_aside=self.progress.quarantine,
+            error=self._error,
+        )
 
     def close(self, status: str) -> None:
         """End the records."""
@@ -161,7 +174,16 @@ class _Run:
         tensors, counts = snapshot(self.phases)
         if self.workers.rank == 0:
             progress = {"loop": asdict(self.progress), **counts}
-            self.store.save(self.progress.step, tensors, identity=self.identity, progress=progress)
+            step, identity = self.progress.step, self.identity
+            self._write(lambda: self.store.save(step, tensors, identity=identity, progress=progress))
+
+    def _write(self, call: Callable[[], None]) -> None:
+        """Remember why writing failed; the run then leaves with all its workers, its last checkpoint untouched."""
+        try:
+            call()
+        except OSError as err:
+            self._error = f"the run cannot save itself: {err}"
+            logger.error("checkpoint failed error=%s", err)
 
     def _validate(self, step: int) -> None:
         every = self.config.validation.every_steps

@@ -25,7 +25,10 @@ System = Any
 
 
 def go(job: Job) -> Outcome:
-    return run_worker(job, Workers(), torch.device("cpu"))
+    outcome = run_worker(job, Workers(), torch.device("cpu"))
+    if outcome.error is not None:
+        raise ValueError(outcome.error)
+    return outcome
 
 
 def tensors(job: Job) -> dict[str, torch.Tensor]:
@@ -87,7 +90,7 @@ def test_image_run_exports_a_backbone_that_loads(system: System, make_config: Ma
 def test_image_run_overfits_its_clips(system: System, make_config: MakeConfig) -> None:
     config = make_config("image", steps=1, ema_decay=0.9)
     start = go(system.job(config)).loss
-    config = replace(config, steps=150, batch_size=8)
+    config = replace(config, steps=60, batch_size=8)
     assert go(system.job(config, "long")).loss < 0.9 * start
 
 
@@ -176,6 +179,25 @@ def test_exported_weights_do_not_depend_on_validation(system: System, make_confi
     expected = tensors(system.job(quiet, "quiet"))
     for name, value in tensors(system.job(shown, "shown")).items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_full_disk_ends_the_run_with_its_last_checkpoint_untouched(
+    system: System, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = system.job(make_config("image", steps=2))
+    go(job)
+    before = tensors(job)
+
+    def no_space(local: Path, uri: str) -> None:
+        raise OSError(28, "No space left on device", uri)
+
+    monkeypatch.setattr("infra.storage.publish", no_space)
+    with pytest.raises(ValueError, match=r"cannot save itself.*No space left"):
+        go(replace(job, config=replace(job.config, steps=400)))
+    monkeypatch.undo()
+    assert progress(job)["step"] == 2
+    for name, value in tensors(job).items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_weights_file_holds_trained_parameters_in_fp32(system: System, make_config: MakeConfig) -> None:

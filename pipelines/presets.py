@@ -39,6 +39,39 @@ def tiny() -> ModelPreset:
     )
 
 
+def synthetic_driving() -> ModelPreset:
+    """The driving model in miniature, for synthetic driving at 128x256: what hours on two cores can train."""
+    noise = NoiseConfig(prediction="v_prediction", beta_start=0.0015, beta_end=0.0195, zero_terminal_snr=True)
+    prediction = StageConfig(
+        temporal=TemporalConfig(
+            mix="scalar", cross_attention_dim=None, context_channels=5, context_width=16, embeds_context_level=True
+        ),
+        noise=noise,
+        sampler=SamplerConfig(name="dpm_solver", num_steps=25),
+        guidance_scale=1.5,
+        num_frames=8,
+        fps=1.875,
+        height=128,
+        width=256,
+        context_level=30,
+    )
+    interpolation = replace(
+        prediction,
+        temporal=replace(prediction.temporal, cross_attention_dim=64, embeds_fps=True),
+        sampler=SamplerConfig(name="dpm_solver", num_steps=15),
+        guidance_scale=1.0,
+        num_frames=5,
+        fps=30.0,
+    )
+    return ModelPreset(
+        name="synthetic-driving",
+        condition="scene",
+        autoencoder=_small_autoencoder((32, 64, 96, 96), groups=16),
+        unet=_small_unet((64, 96, 128), (16, 32), attention=2),
+        stages={"prediction": prediction, "interpolation": interpolation},
+    )
+
+
 def driving(*, paper: bool = False) -> ModelPreset:
     """The driving model, 128x256 upsampled to 512x1024 (tables 6 and 8)."""
     noise = _departs(NoiseConfig(prediction="v_prediction", beta_start=0.0015, beta_end=0.0195), paper)
@@ -163,6 +196,7 @@ def text_to_video(*, paper: bool = False, stable_diffusion: Literal["1.4", "2.1"
 
 PRESETS: Mapping[str, Callable[[], ModelPreset]] = {
     "tiny": tiny,
+    "synthetic-driving": synthetic_driving,
     "driving": driving,
     "driving-paper": partial(driving, paper=True),
     "mountain-biking": mountain_biking,

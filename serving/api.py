@@ -76,6 +76,7 @@ class RequestLog:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if sent.isalnum() and len(sent) <= 64 else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.monotonic(), 0
 
         async def tagged(message: Message) -> None:

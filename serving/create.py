@@ -1,5 +1,6 @@
 """From a request to a stored job: checked, resolved, planned, priced and admitted, in this order."""
 
+import logging
 import secrets
 import threading
 import time
@@ -42,6 +43,7 @@ class Turnstile:
             return self._next_at - now
 
 
+logger = logging.getLogger(__name__)
 turnstile = Turnstile()
 
 
@@ -54,6 +56,7 @@ class Asked:
         mode: what is made: a new video, or one from the video among the files.
         idempotency_key: chosen by the caller.
         is_retry: whether the client says that it sends the request again.
+        request_id: of the HTTP request, for the logs.
         parent: job that this one varies or continues.
     """
 
@@ -61,6 +64,7 @@ class Asked:
     mode: Literal["create", "edit", "extend"]
     idempotency_key: str | None
     is_retry: bool
+    request_id: str
     parent: Job | None = None
 
 
@@ -105,13 +109,15 @@ def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked)
         deadline_s=request.deadline_s,
         callback_url=request.callback_url,
     )
-    return _store(backend, new)
+    return _store(backend, new, asked.request_id)
 
 
-def _store(backend: Backend, new: NewJob) -> Job:
+def _store(backend: Backend, new: NewJob, request_id: str) -> Job:
     is_kept = False
     try:
         job, is_kept = backend.jobs.create(new, Bounds(max_unfinished=backend.config.max_unfinished))
+        line = "job accepted job=%s request=%s tenant=%s cost=%.4g steps=%d is_new=%s"
+        logger.info(line, job.id, request_id, new.tenant, sum(t.cost for t in new.tasks), job.num_steps, is_kept)
         return job
     except ConflictError as err:
         raise ApiError(409, "idempotency_conflict", str(err)) from err

@@ -37,7 +37,14 @@ async def remix(
     def work() -> dict[str, Any]:
         files = {name: backend.artifacts.get(reference) for name, reference in job.request["inputs"].items()}
         body = Body(fields={**_fields_of(job), **change.fields}, files=files, references={})
-        asked = Asked(body=body, mode=job.request["mode"], idempotency_key=key, is_retry=retry_count > 0, parent=job)
+        asked = Asked(
+            body=body,
+            mode=job.request["mode"],
+            idempotency_key=key,
+            is_retry=retry_count > 0,
+            request_id=request.state.request_id,
+            parent=job,
+        )
         return show(backend, create_job(backend, tenant, release, asked), response)
 
     return await run_in_threadpool(work)
@@ -58,7 +65,14 @@ async def edit(
 
     def work() -> dict[str, Any]:
         source, parent = _source(backend, tenant, body)
-        asked = Asked(body=source, mode="edit", idempotency_key=key, is_retry=retry_count > 0, parent=parent)
+        asked = Asked(
+            body=source,
+            mode="edit",
+            idempotency_key=key,
+            is_retry=retry_count > 0,
+            request_id=request.state.request_id,
+            parent=parent,
+        )
         return show(backend, create_job(backend, tenant, release, asked), response)
 
     return await run_in_threadpool(work)
@@ -79,7 +93,14 @@ async def extend(
 
     def work() -> dict[str, Any]:
         source, parent = _source(backend, tenant, body)
-        asked = Asked(body=source, mode="extend", idempotency_key=key, is_retry=retry_count > 0, parent=parent)
+        asked = Asked(
+            body=source,
+            mode="extend",
+            idempotency_key=key,
+            is_retry=retry_count > 0,
+            request_id=request.state.request_id,
+            parent=parent,
+        )
         return show(backend, create_job(backend, tenant, release, asked), response)
 
     return await run_in_threadpool(work)

@@ -55,7 +55,10 @@ async def create(
     body = await read_body(request)
 
     def work() -> dict[str, Any]:
-        asked = Asked(body=body, mode="create", idempotency_key=key, is_retry=retry_count > 0)
+        again = retry_count > 0
+        asked = Asked(
+            body=body, mode="create", idempotency_key=key, is_retry=again, request_id=request.state.request_id
+        )
         return show(backend, create_job(backend, tenant, release, asked), response)
 
     return await run_in_threadpool(work)

@@ -12,6 +12,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
+from opentelemetry import trace
+
 from serving.artifacts import ArtifactStore
 from serving.bell import Bell
 from serving.config import WorkerConfig
@@ -22,6 +24,7 @@ from serving.shelf import Shelf
 from serving.stage_set import Call, Output, StageSet, State
 
 logger = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 
 _IDLE_S = 1.0
 _DATABASE_PATIENCE_S = 120.0
@@ -103,6 +106,12 @@ class Worker:
     def _work(self, lease: Lease) -> None:
         logger.info("task begun job=%s stage=%s step=%d", lease.job, lease.stage, lease.steps_done)
         self._step_began, self._current = time.monotonic(), lease
+        with tracer.start_as_current_span(
+            f"stage {lease.stage}", attributes={"job": lease.job, "segment": lease.segment}
+        ):
+            self._run(lease)
+
+    def _run(self, lease: Lease) -> None:
         if lease.position == 0 and lease.token == 1:
             self.observe("queue_wait_s", time.time() - lease.created_at, lease.stage)
         try:

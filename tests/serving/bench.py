@@ -127,10 +127,16 @@ def toy_service(**settings: Any) -> Iterator[ToyService]:
 
 
 def kill_every(service: ToyService, period_s: float, stop: threading.Event, kills: list[str], seed: int = 0) -> None:
-    """Send SIGKILL to a random stage replica every so often; ingress, conductor and controller get their turn too."""
+    """Send SIGKILL to a random stage replica every so often; ingress, conductor and controller get their turn too.
+
+    The next kill waits until every pool has a replica again: on a machine where a process takes longer to start than
+    the period, there would be nothing left to kill, and nothing to measure.
+    """
     chance = random.Random(seed)
     special = ["videoldm:ingress", "videoldm:conductor", "ServeController"]
     while not stop.wait(period_s):
+        while not stop.wait(0.2) and not all(map(service.replicas, ("videoldm:denoise", "videoldm:decode"))):
+            continue
         names = ["videoldm:denoise", "videoldm:decode"]
         if special and len(kills) % 3 == 2:
             names = [special.pop(0)]

@@ -194,7 +194,7 @@ def context_recipe(config: TrainConfig, stage: StageConfig) -> ContextRecipe | N
     """What an objective gives its network to know; noise on it only if the network is told its level."""
     if config.objective not in ("prediction", "interpolation"):
         return None
-    max_level = config.data.context_noise if stage.temporal.embeds_context_level else None
+    max_level = config.data.context_noise or 0 if stage.temporal.embeds_context_level else None
     return ContextRecipe(kind=config.objective, max_level=max_level)
 
 

@@ -117,7 +117,6 @@ def tiny_system() -> ModelPreset:
         "down_block_types": ("DownBlock2D",) * 3,
         "up_block_types": ("UpBlock2D",) * 3,
         "layers_per_block": 1,
-        "add_attention": False,
         "norm_num_groups": 16,
         "class_embed_type": "timestep",
     }

@@ -27,7 +27,7 @@ class VideoError(ValueError):
     """A video that cannot be used.
 
     Attributes:
-        reason: short code: open, no_video, no_frames, timestamps, decode, missing_frame.
+        reason: short code: open, no_video, no_frames, truncated, timestamps, decode, missing_frame.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -254,9 +254,13 @@ def _to_rgb(frame: VideoFrame, info: VideoInfo) -> np.ndarray:
 def _packet_times(container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int]]:
     """Sorted pts of all shown packets and of the key frames; nothing if any packet lacks one."""
     try:
-        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+        everything = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
     except av.FFmpegError as err:
-        raise VideoError("decode", f"the file cannot be read to its end: {err.strerror}") from err
+        raise VideoError("truncated", f"the file cannot be read to its end: {err.strerror}") from err
+    # Only the MP4 family counts its frames reliably.
+    if "mp4" in container.format.name and len(everything) < stream.frames:
+        raise VideoError("truncated", f"{len(everything)} of {stream.frames} frames are in the file")
+    packets = [(pts, is_key) for pts, is_key, is_discard in everything if not is_discard]
     times = [pts for pts, _ in packets if pts is not None]
     if len(set(times)) != len(packets):
         return [], []

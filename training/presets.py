@@ -21,6 +21,7 @@ from training.config import (
     ZeroConfig,
 )
 from training.paper_presets import driving_runs, mountain_biking_runs, text_to_video_runs
+from training.world_presets import synthetic_driving_runs
 
 TINY_DATA = DataConfig(height=64, width=128, num_frames=1)
 
@@ -193,7 +194,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 def preset_names() -> list[str]:
     """Names of all runs."""
-    return [*PRESETS, *paper_runs()]
+    return [*PRESETS, *longer_runs()]
 
 
 def make_preset(name: str) -> TrainConfig:
@@ -204,7 +205,7 @@ def make_preset(name: str) -> TrainConfig:
     """
     if name in PRESETS:
         return PRESETS[name]()
-    runs = paper_runs()
+    runs = longer_runs()
     if name not in runs:
         near = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(preset_names())}"
@@ -212,6 +213,6 @@ def make_preset(name: str) -> TrainConfig:
     return runs[name]
 
 
-def paper_runs() -> dict[str, TrainConfig]:
-    """The runs of the paper."""
-    return {**driving_runs(), **mountain_biking_runs(), **text_to_video_runs()}
+def longer_runs() -> dict[str, TrainConfig]:
+    """The runs of the shipped checkpoint and those of the paper."""
+    return {**synthetic_driving_runs(), **driving_runs(), **mountain_biking_runs(), **text_to_video_runs()}

@@ -130,7 +130,7 @@ class Resources:
 
     Attributes:
         decoders: decoder processes; 0 is one for every two CPUs.
-        encoders: encoder actors; 0 is one per GPU, or without GPU one per CPU.
+        encoders: encoder actors; 0 is one per GPU, or without GPU one per CPU, but no more than one for eight groups.
         gpus_per_encoder: may be a fraction; without GPU it is not used.
         decoder_memory_bytes: address space of a decoder process.
         decoder_timeout_s: a decoder that is silent for longer is killed.

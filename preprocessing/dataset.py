@@ -25,6 +25,7 @@ from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
 
 # Sources that one task looks at.
 LOOK_BATCH = 8
+GROUPS_PER_ENCODER = 8
 # The pools are sized by hand; their actors ask for little, so that all of them start on any machine.
 _SHARE = 0.05
 
@@ -54,6 +55,9 @@ def encode_groups(
     gpus = int(_cluster_has("GPU"))
     decoders = resources.decoders or max(1, _cpus() // 2)
     encoders = resources.encoders or (max(1, int(gpus / resources.gpus_per_encoder)) if gpus else _cpus())
+    if not resources.encoders:
+        # An encoder takes ten CPU-seconds to start: more than one must have enough to do.
+        encoders = min(encoders, max(1, len(groups) // GROUPS_PER_ENCODER))
     device: dict[str, Any] = {"num_gpus": resources.gpus_per_encoder} if gpus else {}
     rows = ray.data.from_arrow([pa.table({"group": numbers.slice(i, 1)}) for i in range(len(numbers))])
     clips = rows.map_batches(

@@ -1,18 +1,16 @@
 """Small networks with random weights and pairwise different sizes."""
 
-import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import TemporalConfig
 from pipelines.models.video_unet import VideoUNet
+from tests.pipelines.models.peak_memory import PeakMemory
 
 TEXT_DIM = 24
 
@@ -82,36 +80,6 @@ def randomise(video_unet: VideoUNet) -> None:
         is_scale = "norm" in name and name.endswith("weight")
         std = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
         parameter.copy_(is_scale + std * torch.randn_like(parameter) * (0.2 if parameter.ndim < 2 else 1.0))
-
-
-class PeakMemory(TorchDispatchMode):
-    """Count the bytes of the tensors that are alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self._see((args, kwargs), is_new=False)
-        result = func(*args, **(kwargs or {}))
-        self._see(result, is_new=True)
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _see(self, tree: object, *, is_new: bool) -> None:
-        """Count storages when an operation makes them; those that were there before, such as weights, count nothing."""
-        for tensor in tree_leaves(tree):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                key = storage._cdata
-                if key not in self.live:
-                    self.live[key] = storage.nbytes() if is_new else 0
-                    self.now += self.live[key]
-                    weakref.finalize(storage, self._free, key)
-
-    def _free(self, key: int) -> None:
-        self.now -= self.live.pop(key)
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def write_mp4(
     fps: Rate,
     *,
     quality: int = 18,
+    preset: str = "medium",
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write H.264 that plays everywhere (yuv420p, index in front): same frames, same bytes, whole file or none.
@@ -70,12 +71,15 @@ def write_mp4(
         frames: RGB; height and width even.
         fps: exact if given as a Fraction.
         quality: x264's constant rate factor, 0 (lossless) to 51.
+        preset: x264's; "superfast" takes a quarter of the time of "medium" and a fifth more bytes at equal error.
         metadata: tags such as title and comment.
 
     Raises:
         ValueError: if there are no frames or a side is odd.
     """
-    encode_mp4(path, frames.numpy(), Fraction(fps).limit_denominator(1001), quality=quality, metadata=metadata)
+    encode_mp4(
+        path, frames.numpy(), Fraction(fps).limit_denominator(1001), quality=quality, preset=preset, metadata=metadata
+    )
 
 
 def contact_sheet(rows: Sequence[VideoFrames], *, columns: int = 8, scale: int = 1) -> bytes:

@@ -1,6 +1,7 @@
 """A whole service in one process: stores, workers and API in threads, over real HTTP, without Ray."""
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ class House:
             worker=WorkerConfig(**worker),
             **(config or {}),
         )
+        folder.mkdir(parents=True, exist_ok=True)
         self.trace = folder / "trace"
         self.trace.touch()
         self.stages = stages or ToyStages(trace=str(self.trace))
@@ -75,8 +77,12 @@ class House:
             "scene": "",
             "inputs": {},
         }
+        return self.submit_request(request)
+
+    def submit_request(self, request: dict[str, Any]) -> str:
+        """Store a job for a request that has a value for every field."""
         new = NewJob(
-            id=f"video_{seed}_{steps}_{frames}_{len(prompt)}",
+            id=f"video_{uuid.uuid4().hex}",
             tenant="anonymous",
             release=self.release.digest,
             request=request,

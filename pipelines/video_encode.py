@@ -18,6 +18,7 @@ def encode_mp4(
     fps: Fraction,
     *,
     quality: int = 18,
+    preset: str = "medium",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write an MP4 that plays everywhere; see `pipelines.video_io.write_mp4`.
@@ -25,7 +26,7 @@ def encode_mp4(
     Raises:
         ValueError: if there are no frames or a side is odd.
     """
-    encode_stream(path, images, fps, quality=quality, metadata=metadata)
+    encode_stream(path, images, fps, quality=quality, preset=preset, metadata=metadata)
 
 
 def encode_stream(
@@ -34,6 +35,7 @@ def encode_stream(
     fps: Fraction,
     *,
     quality: int = 18,
+    preset: str = "medium",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write an MP4 frame by frame as the frames come, in constant memory; the same bytes as `encode_mp4` of them all.
@@ -46,14 +48,16 @@ def encode_stream(
     descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=".mp4", dir=path.parent)
     os.close(descriptor)
     try:
-        _encode(temporary, images, fps, quality, metadata or {})
+        _encode(temporary, images, fps, {"crf": str(quality), "preset": preset}, metadata or {})
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _encode(path: str, images: Iterable[np.ndarray], fps: Fraction, quality: int, metadata: Mapping[str, str]) -> None:
+def _encode(
+    path: str, images: Iterable[np.ndarray], fps: Fraction, codec: dict[str, str], metadata: Mapping[str, str]
+) -> None:
     frames = iter(images)
     first = next(frames, None)
     if first is None or first.shape[0] % 2 or first.shape[1] % 2:
@@ -62,7 +66,7 @@ def _encode(path: str, images: Iterable[np.ndarray], fps: Fraction, quality: int
     options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
     # One thread, and no macroblock tree: x264's vector code for it reads past small pictures, so that the same frames
     # gave six different files in 300 tries at 64x48.
-    codec = {"crf": str(quality), "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
+    codec = {**codec, "threads": "1", "x264-params": "mbtree=0"}
     with av.open(path, mode="w", format="mp4", container_options=options) as container:
         container.metadata.update(metadata)
         stream = container.add_stream("libx264", rate=fps, options=codec)

@@ -186,7 +186,7 @@ def backbones(rows: Rows, folder: Path, jobs: int) -> None:
 def encoding(rows: Rows, folder: Path, jobs: int) -> None:
     """S13: CPU time of our encoder over x264 medium's at 38 dB (luma) or better, on real driving at 320 x 512."""
     source = sorted((Path(__file__).parents[1] / "data" / "driving").glob("*.mp4"))[0]
-    frames = read_clip(source, num_frames=24, size=(320, 512)).numpy()
+    frames = read_clip(str(source), num_frames=24, size=(320, 512)).numpy()
 
     def timed(encode: Callable[[Path], None]) -> tuple[float, float]:
         path = folder / "clip.mp4"

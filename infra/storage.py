@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 
 # The standard mode adds jitter and a retry quota to botocore's back-off; ten attempts outlast a burst of 503.
-_S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}}}
+_S3_RETRIES: dict[str, Any] = {"retries": {"mode": "standard", "max_attempts": 10}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,11 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ValueError: if the scheme is neither a local path nor s3.
     """
     if uri.startswith("s3://"):
-        return fsspec.filesystem("s3", **_S3_OPTIONS), uri.removeprefix("s3://").rstrip("/")
+        # fsspec keeps instances by their arguments: named here, another endpoint gets another instance.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        return fsspec.filesystem("s3", endpoint_url=endpoint, config_kwargs=_S3_RETRIES), uri.removeprefix(
+            "s3://"
+        ).rstrip("/")
     if is_remote(uri):
         raise ValueError(f"uri {uri!r} has an unknown scheme; use a local path or s3://bucket/key")
     return fsspec.filesystem("file"), str(Path(uri).expanduser().absolute())

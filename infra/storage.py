@@ -45,9 +45,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if uri.startswith("s3://"):
         # fsspec keeps instances by their arguments: named here, another endpoint gets another instance.
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        return fsspec.filesystem("s3", endpoint_url=endpoint, config_kwargs=_S3_RETRIES), uri.removeprefix(
-            "s3://"
-        ).rstrip("/")
+        files = fsspec.filesystem("s3", endpoint_url=endpoint, config_kwargs=_S3_RETRIES)
+        return files, uri.removeprefix("s3://").rstrip("/")
     if is_remote(uri):
         raise ValueError(f"uri {uri!r} has an unknown scheme; use a local path or s3://bucket/key")
     return fsspec.filesystem("file"), str(Path(uri).expanduser().absolute())

@@ -235,17 +235,21 @@ def to_parquet(clips: Sequence[LatentClip], config: ShardConfig, bucket: Bucket)
     return sink.getvalue().to_pybytes()
 
 
-def to_clips(table: pa.Table, config: ShardConfig) -> list[LatentClip]:
-    """Read the rows of a shard table back."""
+def to_clips(table: pa.Table, config: ShardConfig, rows: Sequence[int] | None = None) -> list[LatentClip]:
+    """Read rows of a shard table back, all by default; their moments are views of the table's memory."""
     bucket = Bucket.parse(table.schema.metadata[b"videoldm.bucket"].decode())
     shape = config.latent_shape(bucket)
+    latents = table["latent"].combine_chunks()
+    stored = np.frombuffer(latents.buffers()[1], np.float16).reshape(-1, *shape)[latents.offset :]
+    chosen = range(table.num_rows) if rows is None else rows
     clips = []
-    for row in table.to_pylist():
-        stored = np.frombuffer(row.pop("latent"), dtype=np.float16).reshape(shape)
+    for number, row in zip(
+        chosen, table.drop_columns("latent").take(pa.array(chosen, pa.int64())).to_pylist(), strict=True
+    ):
         row["boxes"] = tuple(tuple((b[0], b[1], b[2], b[3]) for b in frame) for frame in row["boxes"] or ())
         row["times_s"] = tuple(row["times_s"] or ())
         row["labels"] = dict(row["labels"] or ())
-        clips.append(LatentClip(moments=_with_variance(stored, config), **row))
+        clips.append(LatentClip(moments=_with_variance(stored[number], config), **row))
     return clips
 
 

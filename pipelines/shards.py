@@ -87,6 +87,7 @@ class ShardSet:
         for refs in self.buckets.values():
             refs.sort()
         self._filesystem, self._root = _filesystem(uri)
+        self._is_local = "file" in self._filesystem.protocol
         self._footer = lru_cache(maxsize=OPEN_FOOTERS)(self._read_footer)
 
     def __len__(self) -> int:
@@ -111,15 +112,17 @@ class ShardSet:
             ValueError: if a shard does not hold what the index says or its checksum fails; names the file.
         """
         wanted = list(refs)
-        groups = {(ref.shard, ref.row_group): pa.table({}) for ref in wanted}
-        for shard, row_group in groups:
-            groups[shard, row_group] = self._read_row_group(shard, row_group)
-        return [self._clip(ref, groups[ref.shard, ref.row_group]) for ref in wanted]
-
-    def _clip(self, ref: ClipRef, table: pa.Table) -> LatentClip:
-        if ref.row >= table.num_rows:
-            raise ValueError(f"{self.files[ref.shard].path}: row group {ref.row_group} has no row {ref.row}")
-        return shard_format.to_clips(table.slice(ref.row, 1), self.config)[0]
+        rows: dict[tuple[int, int], list[int]] = {}
+        for ref in wanted:
+            rows.setdefault((ref.shard, ref.row_group), []).append(ref.row)
+        clips: dict[ClipRef, LatentClip] = {}
+        for (shard, row_group), own in rows.items():
+            table = self._read_row_group(shard, row_group)
+            if max(own) >= table.num_rows:
+                raise ValueError(f"{self.files[shard].path}: row group {row_group} has no row {max(own)}")
+            for row, clip in zip(own, shard_format.to_clips(table, self.config, own), strict=True):
+                clips[ClipRef(shard, row_group, row)] = clip
+        return [clips[ref] for ref in wanted]
 
     def _path(self, shard: int) -> str:
         return f"{self._root}/{self.files[shard].path}"
@@ -135,9 +138,12 @@ class ShardSet:
     def _read_row_group(self, shard: int, row_group: int) -> pa.Table:
         try:
             footer = self._footer(shard)
-            start, end = _byte_range(footer, row_group)
-            window = _Window(self._filesystem.cat_file(self._path(shard), start=start, end=end), start)
-            source = pa.PythonFile(window, mode="r")
+            if self._is_local:
+                source: pa.NativeFile = pa.memory_map(self._path(shard))
+            else:
+                start, end = _byte_range(footer, row_group)
+                window = _Window(self._filesystem.cat_file(self._path(shard), start=start, end=end), start)
+                source = pa.PythonFile(window, mode="r")
             with pq.ParquetFile(source, metadata=footer, page_checksum_verification=True) as file:
                 return file.read_row_group(row_group, use_threads=False)
         except (OSError, pa.ArrowException) as err:
@@ -164,13 +170,13 @@ class _Window:
     def tell(self) -> int:
         return self.position
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> memoryview:
         begin = self.position - self.start
         if begin < 0:
             raise OSError(f"byte {self.position} lies before the fetched range at {self.start}")
         end = len(self.content) if size is None or size < 0 else begin + size
         self.position += min(end, len(self.content)) - begin
-        return self.content[begin:end]
+        return memoryview(self.content)[begin:end]
 
     def readable(self) -> bool:
         return True

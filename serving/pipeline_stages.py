@@ -1,6 +1,7 @@
 """The stages of `pipelines` as workers run them: what each needs of a checkpoint, and its steps."""
 
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,8 +27,11 @@ from serving.seeds import segment_seed
 from serving.stage_set import Call, Output, State
 
 _LATENTS = "latents"
-# 43.6 dB on real driving at 320x512, at a quarter of the time of the preset "medium" (bench_serving_model.py, S13).
-QUALITY, PRESET = 20, "superfast"
+# diffusers loads weights by patching torch's modules for the whole process: two threads at it spoil each other's
+# networks. So one loads at a time, and everything is loaded here rather than in a job.
+_LOADING = threading.Lock()
+# 43 dB on real driving at 320x512, at a quarter of the time of the preset "medium" (bench_serving_model.py, S13).
+QUALITY, PRESET = 22, "superfast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +58,12 @@ class PipelineStages:
 
     def load(self, checkpoint: str, pool: str) -> "Model":
         """Load the networks of a pool, so that a damaged checkpoint fails now rather than in a job."""
-        model = Model(Networks(checkpoint, device=self.device), self.backbones)
-        if pool == "denoise":
-            model.warm_up()
-        else:
-            _ = model.decoder
+        with _LOADING:
+            model = Model(Networks(checkpoint, device=self.device), self.backbones)
+            if pool == "denoise":
+                model.warm_up()
+            else:
+                _ = model.decoder
         return model
 
     def plan(self, request: dict[str, Any], description: dict[str, Any]) -> tuple[TaskSpec, ...]:
@@ -94,7 +99,9 @@ class Model:
         for name in self.networks.stage_names():
             if name in ("keyframes", "prediction"):
                 self.stage(name)
-        _ = self.preview_map
+        _ = self.preview_map, self.variants
+        if self.description["scenes"]:
+            _ = self.networks.scene_encoder
 
     @cached_property
     def decoder(self) -> Any:

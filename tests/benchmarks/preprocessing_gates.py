@@ -176,7 +176,7 @@ def _content(shards: Path) -> dict[str, bytes]:
 
 
 def broken_inputs(folder: Path, inputs: int) -> tuple[float, float]:
-    """P7: of many inputs, a fifth broken in up to twenty ways: share of good ones kept, of broken ones rightly named."""
+    """P7: of many inputs a fifth broken in many ways: share of good ones kept, of broken ones rightly named."""
     bad = [name for name, (_, allowed, _) in GOLDEN.items() if "good" not in allowed]
     good = [name for name, (_, allowed, clips) in GOLDEN.items() if allowed == {"good"} and clips]
     made = {name: folder / f"golden-{name}" for name in [*bad, *good]}

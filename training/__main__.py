@@ -14,6 +14,7 @@ from infra import storage
 from infra.cli import ExitCode, IncompleteError, run_command
 from pipelines.configs import to_json
 from training.config import TrainConfig
+from training.estimate import ESTIMATED, estimate, report
 from training.export import export
 from training.presets import make_preset, preset_names
 from training.reduction import Workers
@@ -32,7 +33,9 @@ class Arguments:
         backbone: diffusers folder with another image network than the checkpoint's.
         run_dir: folder for the run's own checkpoints and records; default OUT.runs.
         minutes: longest training time; the run then ends as if it were done.
-        dry_run: print the resolved configuration and leave.
+        dry_run: print the resolved configuration and what the run will take, and leave.
+        tflops: arithmetic that one worker reaches, for the estimate: 1e12 operations a second.
+        price: of one worker for an hour, for the estimate.
         config: the run; every field can be changed.
     """
 
@@ -43,6 +46,8 @@ class Arguments:
     run_dir: str | None = None
     minutes: float | None = None
     dry_run: bool = False
+    tflops: float = 0.05
+    price: float = 0.0
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -58,6 +63,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     )
     if parsed.dry_run:
         print(json.dumps(to_json(parsed.config), indent=1))
+        _print_estimate(parsed)
         return ExitCode.DONE
     return run(parsed)
 
@@ -79,6 +85,15 @@ def run(parsed: Arguments) -> ExitCode:
     export(job, Path(parsed.out))
     print(f"{parsed.config.name}: step {outcome.step}, loss {outcome.loss:.4f}, written to {parsed.out}")
     return ExitCode.DONE_WITH_QUARANTINE if outcome.put_aside else ExitCode.DONE
+
+
+def _print_estimate(parsed: Arguments) -> None:
+    config, workers = parsed.config, parsed.config.cluster.max_workers
+    if config.objective not in ESTIMATED:
+        print(f"no estimate for objective {config.objective!r}; it is made for {', '.join(ESTIMATED)}")
+        return
+    found = estimate(config, workers=workers, flops_per_s=parsed.tflops * 1e12, price_per_hour=parsed.price)
+    print(report(config, found, workers))
 
 
 def _train(job: Job) -> Outcome:

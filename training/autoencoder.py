@@ -72,9 +72,7 @@ class AutoencoderTask:
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Write backbone/vae with the scale that gives its latents unit variance."""
         mean, deviation = self._latent_statistics()
-        self.network.vae.register_to_config(  # type: ignore[no-untyped-call]
-            scaling_factor=round(1 / deviation, 5), shift_factor=round(mean, 5)
-        )
+        self.network.vae.register_to_config(scaling_factor=round(1 / deviation, 5), shift_factor=round(mean, 5))
         put_part(
             folder,
             "backbone/vae",

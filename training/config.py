@@ -207,7 +207,9 @@ class TrainConfig:
         initialise_from: stage of the checkpoint whose temporal weights a video model starts from.
         train_all: train the image network of a video model too (the paper's text-to-video interpolation).
         precision: "bf16" keeps frozen weights in bfloat16 and computes in it; trained weights stay in float32.
-        recompute: recompute activations in the backward pass instead of keeping them.
+        recompute: compute the frozen transformers of a video model again in the backward pass: less memory, 8 % more
+            arithmetic.
+        track: record the run in MLflow.
         log_every: steps between two points of the curves.
         threads: CPU threads of a worker; part of the arithmetic, so it does not follow the machine.
         watch: when a sample is bad.
@@ -231,6 +233,7 @@ class TrainConfig:
     train_all: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
+    track: bool = True
     log_every: int = 10
     threads: int = 1
     watch: WatchConfig = field(default_factory=WatchConfig)
@@ -261,7 +264,14 @@ class TrainConfig:
     def numerics(self) -> dict[str, Any]:
         """What decides the numbers of a run: all but where it runs and when it saves and shows itself."""
         values = to_json(self)
-        for name in ("checkpoints", "validation", "cluster", "log_every", *(["steps"] if self._may_go_on else [])):
+        for name in (
+            "checkpoints",
+            "validation",
+            "cluster",
+            "track",
+            "log_every",
+            *(["steps"] if self._may_go_on else []),
+        ):
             del values[name]
         return values
 

@@ -26,6 +26,7 @@ from pipelines.diffusion.scheduler_config import diffusers_from_noise_config
 from pipelines.models.autoencoder import decode_latents
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
+from pipelines.models.lean_backbone import recompute_transformers
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
 from pipelines.pixels import to_uint8
@@ -216,6 +217,8 @@ def _video_network(
     unet, condition = networks.unet, frozen_condition(config, folder)
     freeze([unet, condition], config)
     video = VideoUNet(unet, stage.temporal)
+    if config.recompute:
+        recompute_transformers(unet)
     if config.initialise_from is not None:
         video.initialise_temporal(networks.stage(config.initialise_from).network.temporal_state_dict())
     (video if config.train_all else video.temporal).requires_grad_(True)

@@ -33,12 +33,16 @@ class Recorder:
         name: of the run.
         parameters: configuration, digests.
         steps: last step, for the bar.
+        track: whether to record in MLflow.
     """
 
-    def __init__(self, run_uri: str, name: str, parameters: Mapping[str, Any], steps: int) -> None:
+    def __init__(
+        self, run_uri: str, name: str, parameters: Mapping[str, Any], steps: int, *, track: bool = True
+    ) -> None:
         self._run: tracking.Run | None = None
         self._queue = ThreadPoolExecutor(1, "recorder")
-        self._queue.submit(self._open, run_uri, name, dict(parameters))
+        if track:
+            self._queue.submit(self._open, run_uri, name, dict(parameters))
         self._bar = tqdm(total=steps, desc=name, disable=not sys.stderr.isatty())
 
     def step(self, step: int, values: Mapping[str, float]) -> None:

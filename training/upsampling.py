@@ -197,13 +197,13 @@ class UpsampleTask:
         return [to_uint8(clip) for pair in zip(batch.frames, frames, strict=True) for clip in pair]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Write upsampler/backbone/unet, or upsampler/temporal."""
+        """Write upsampler/unet, or temporal/upsampler."""
         put = partial(put_part, folder, name=self.config.model.name, record=record)
         if self.network.video is not None:
-            put(f"{FOLDER}/temporal", self._write_temporal)
+            put(f"temporal/{FOLDER}", self._write_temporal)
             return
         unet: Any = self.network.unet
-        put(f"{FOLDER}/backbone/unet", lambda aside: unet.save_pretrained(aside, safe_serialization=True))
+        put(f"{FOLDER}/unet", lambda aside: unet.save_pretrained(aside, safe_serialization=True))
 
     def _write_temporal(self, folder: Path) -> None:
         assert self.network.video is not None
@@ -236,7 +236,7 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
             freeze([unet], config)
             video = VideoUNet(unet, preset.stage.temporal)
             network = UpsampleNetwork(None, video, schedule, config)
-            identity["backbone"] = checkpoint.read_manifest(Path(inputs.out)).digest(f"{FOLDER}/backbone/")
+            identity["backbone"] = checkpoint.read_manifest(Path(inputs.out)).digest(f"{FOLDER}/unet/")
     crop = (config.data.crop, config.data.crop) if config.data.crop else (config.data.height, config.data.width)
     return UpsampleTask(
         config=config,
@@ -259,4 +259,4 @@ def _family(preset: UpsamplerPreset) -> type[UNet2DConditionModel] | type[UNet2D
 
 
 def _backbone(inputs: Inputs) -> Path:
-    return Path(inputs.backbone) if inputs.backbone else checkpoint.local_folder(inputs.out) / FOLDER / "backbone"
+    return Path(inputs.backbone) if inputs.backbone else checkpoint.local_folder(inputs.out) / FOLDER

@@ -213,7 +213,7 @@ class _Run:
         self.recorder.step(result.step, metrics_of(result, self.config, self.store.stalled_s, slow))
 
     def _recorder(self) -> Recorder:
-        return Recorder(self._job.run_uri, self.config.name, self.identity, self.config.steps)
+        return Recorder(self._job.run_uri, self.config.name, self.identity, self.config.steps, track=self.config.track)
 
 
 class _StopSigns:

@@ -184,8 +184,9 @@ def test_upsampler_trains_image_then_temporal_layers(system: System, make_config
     go(video)
     export(video, Path(inputs.out))
     manifest = verify(Path(inputs.out))
-    assert "upsampler/backbone/unet/config.json" in manifest.files
-    assert "upsampler/temporal/model.safetensors" in manifest.files
+    assert "upsampler/unet/config.json" in manifest.files
+    assert "temporal/upsampler/model.safetensors" in manifest.files
+    assert Networks(inputs.out).stage("upsampler").config == video.config.model.upsampler.stage
     names = load_file(next(Path(video.run_uri).glob("checkpoints/step-00000006-*")) / "weights.safetensors")
     assert all(".temporal." in name for name in names)
 

@@ -46,15 +46,20 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class ToyService:
     """A toy service on Ray, driven over HTTP. `work` sets the CPU time of a step."""
 
     def __init__(
         self, folder: Path, *, work: int, max_unfinished: int = 2000, lease_s: float = 2.0, replicas: int = 2
     ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.trace = folder / "trace"
         self.trace.touch()
         self.stages = ToyStages(work=work, trace=str(self.trace))

@@ -1,4 +1,5 @@
 import io
+import threading
 
 import av
 import httpx2 as httpx
@@ -125,3 +126,18 @@ def test_what_the_checkpoint_cannot_do_is_refused(client):
 )
 def test_scene_words_come_from_the_scene_or_else_the_prompt(prompt, scene, words):
     assert scene_words({"prompt": prompt, "scene": scene}) == words
+
+
+def test_pools_that_load_at_once_do_not_spoil_each_others_networks(checkpoint):
+    stage_set, models = PipelineStages(), {}
+
+    def load(pool: str) -> None:
+        models[pool] = stage_set.load(checkpoint, pool)
+
+    threads = [threading.Thread(target=load, args=(pool,)) for pool in stage_set.pools]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    networks = [models["denoise"].stage("keyframes").network, models["decode"].decoder]
+    assert all(not parameter.is_meta for network in networks for parameter in network.parameters())

@@ -79,7 +79,6 @@ def collect(shards: str) -> dict[str, Any]:
             "quarantined": dict(Counter(f"{r.stage}: {r.reason}" for r in quarantine if r.clip_id)),
         },
         "licences": dict(Counter(row["licence"] or "unknown" for row in sources if row["name"] in planned)),
-        "faces blurred": bool(written.config.preprocessing.get("face_detector")),
         **_describe(written, summary),
     }
     _check_sums(stats)
@@ -103,7 +102,6 @@ def render(stats: dict[str, Any]) -> str:
         lines += [f"| {title} | |", "| --- | ---: |"]
         lines += [f"| {name} | {value} |" for name, value in stats[title].items()]
         lines.append("")
-    lines.append(f"Faces blurred before encoding: {'yes' if stats['faces blurred'] else 'no'}.")
     return "\n".join(lines) + "\n"
 
 

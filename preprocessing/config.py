@@ -96,7 +96,6 @@ class PreprocessConfig:
         precision: arithmetic of the encoder.
         mean_only: store the mean without the variance: half the size, no resampling in training.
         cuts, filters: see there.
-        face_detector: ONNX face detector (YuNet) whose finds are blurred before encoding; "" blurs nothing.
     """
 
     clips: tuple[ClipForm, ...]
@@ -108,7 +107,6 @@ class PreprocessConfig:
     mean_only: bool = False
     cuts: Cuts = field(default_factory=Cuts)
     filters: Filters = field(default_factory=Filters)
-    face_detector: str = ""
 
     def __post_init__(self) -> None:
         if not self.clips or not self.sizes:

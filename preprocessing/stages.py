@@ -177,7 +177,6 @@ def to_latent_clip(
         times_s=tuple(time * time_base for time in clip.window.pts),
         labels=clip.labels,
         licence=clip.licence,
-        faces_blurred=bool(config.preprocessing.get("face_detector")),
     )
 
 

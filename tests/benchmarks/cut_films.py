@@ -13,13 +13,14 @@ FPS = 12
 
 @dataclass(frozen=True)
 class Score:
-    """Hard cuts: right, missed, invented; gradual ones found and present."""
+    """Hard cuts: right, missed, invented; gradual ones found and present; gradual ones invented."""
 
     right: int
     missed: int
     invented: int
     fades: tuple[int, int]
     dissolves: tuple[int, int]
+    invented_gradual: int
 
     @property
     def f1(self) -> float:
@@ -68,7 +69,7 @@ def film(rng: np.random.Generator, shots: list[np.ndarray]) -> tuple[np.ndarray,
 def score(films: int, seed: int) -> Score:
     """Detect the cuts of some films and count; hard cuts must be right to one frame."""
     shots = drives(14, seed)
-    right = missed = invented = 0
+    right = missed = invented = slow = 0
     gradual = {"fade": [0, 0], "dissolve": [0, 0]}
     for number in range(films):
         frames, labels = film(np.random.default_rng([seed, number]), shots)
@@ -78,10 +79,11 @@ def score(films: int, seed: int) -> Score:
         hits = [k for k in wanted if any(abs(k - other) <= 1 for other in hard)]
         right, missed = right + len(hits), missed + len(wanted) - len(hits)
         for first, after in found:
-            invented += not any(a - 2 <= after and first <= b + 2 for _, a, b in labels)
+            false = not any(a - 2 <= after and first <= b + 2 for _, a, b in labels)
+            invented, slow = invented + (false and first == after), slow + (false and first < after)
         for kind, a, b in labels:
             if kind != "hard":
                 gradual[kind][1] += 1
                 gradual[kind][0] += any(first <= b and after >= a for first, after in found)
     fades, dissolves = ((g[0], g[1]) for g in (gradual["fade"], gradual["dissolve"]))
-    return Score(right, missed, invented, fades, dissolves)
+    return Score(right, missed, invented, fades, dissolves, slow)

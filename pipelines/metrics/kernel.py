@@ -6,10 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.metrics.frechet import Features
-
-OtherFeatures = Float[Tensor, "m features"]
-"""A second set, with another number of rows."""
+from pipelines.metrics.frechet import Features, OtherFeatures
 
 
 @dataclass(frozen=True)

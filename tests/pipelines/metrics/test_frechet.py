@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from torch.testing import assert_close
 
-from pipelines.metrics.frechet import FeatureStatistics, frechet_distance, gather_statistics, merge_statistics
+from pipelines.metrics.frechet import (
+    FeatureStatistics,
+    distance_between,
+    frechet_distance,
+    gather_statistics,
+    merge_statistics,
+)
 from pipelines.randomness import generator
 
 
@@ -110,3 +116,16 @@ def test_unusable_features_are_refused():
         merge_statistics([one, narrow])
     with pytest.raises(ValueError, match="1 or more parts"):
         merge_statistics([])
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(7, 11, 40), (12, 60, 40), (90, 60, 40)])
+def test_distance_from_rows_equals_that_from_covariances(n, m, d):
+    one, other = features(n, d, "one"), features(m, d, "other", scale=1.5, shift=0.3)
+    expected = frechet_distance(gather_statistics(one), gather_statistics(other))
+    # Roots of eigenvalues that are zero but for rounding leave 1e-8 in the reference.
+    assert distance_between(one, other) == pytest.approx(expected, rel=1e-7)
+
+
+def test_distance_from_rows_names_sets_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(3, 5\) and \(4, 6\)"):
+        distance_between(features(3, 5), features(4, 6))

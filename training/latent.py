@@ -127,16 +127,18 @@ class LatentTask:
         return [to_uint8(clip) for clip in frames]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Write backbone/{unet,condition,scheduler}, or temporal/<stage>."""
+        """Write backbone/{unet,condition,scheduler} (boxes/ if they condition it), or temporal/<stage>."""
         put = partial(put_part, folder, name=self.config.model.name, record=record)
         if isinstance(self.network, VideoNetwork):
             put(f"temporal/{self.config.objective}", self._write_temporal)
             return
         image = self.network
-        put("backbone/unet", lambda aside: image.unet.save_pretrained(aside, safe_serialization=True))
+        # The box-conditioned image model stands beside the one that the video models are made of (appendix H.1).
+        part = "boxes" if isinstance(image.condition, BoxCondition) else "backbone"
+        put(f"{part}/unet", lambda aside: image.unet.save_pretrained(aside, safe_serialization=True))
         if isinstance(image.condition, SceneCondition | BoxCondition):
-            put("backbone/condition", image.condition.encoder.save)
-        put("backbone/scheduler", self._write_scheduler)
+            put(f"{part}/condition", image.condition.encoder.save)
+        put(f"{part}/scheduler", self._write_scheduler)
 
     def _write_temporal(self, folder: Path) -> None:
         assert isinstance(self.network, VideoNetwork)

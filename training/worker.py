@@ -137,7 +137,7 @@ class _Run:
         wants_stop = _StopSigns(
             self._job.run_uri, deadline, lambda: is_leaving() or self._error is not None, asks=self.workers.rank == 0
         )
-        loss, saved, stopped = float("nan"), self.progress.step, False
+        loss, saved, stopped = self.progress.mean_loss, self.progress.step, False
         steps = train(self.phases, reader, order.batch, self.workers, loop, self.progress, wants_stop=wants_stop)
         try:
             for result in steps:

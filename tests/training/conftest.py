@@ -127,6 +127,20 @@ class System:
         return Job(config=config, inputs=self.inputs, run_uri=str(self.folder / run / config.name), **changes)
 
 
+def build_system(folder: Path) -> System:
+    """Write a micro system with a random autoencoder, image model and scene encoder, and shards made with it."""
+    out = folder / "checkpoint"
+    model = micro_model()
+    torch.manual_seed(3)
+    vae = AutoencoderKL(**model.autoencoder, scaling_factor=1.3, shift_factor=0.1)
+    put_part(out, "backbone/vae", vae.save_pretrained, name="micro", record={})
+    unet = UNet2DConditionModel(**model.unet)
+    put_part(out, "backbone/unet", unet.save_pretrained, name="micro", record={})
+    put_part(out, "backbone/condition", SceneEncoder(SceneConfig(width=12)).save, name="micro", record={})
+    shards = write_shards(folder / "shards", network_digest(out / "backbone" / "vae"))
+    return System(folder, Inputs(out=str(out), shards=shards))
+
+
 @pytest.fixture
 def make_config() -> Callable[..., TrainConfig]:
     """Make a run of the micro system: make_config(objective, **changes)."""
@@ -149,13 +163,4 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def system(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> System:
     """A micro system with a random autoencoder, image model and scene encoder, and shards made with it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
-    out = tmp_path / "checkpoint"
-    model = micro_model()
-    torch.manual_seed(3)
-    vae = AutoencoderKL(**model.autoencoder, scaling_factor=1.3, shift_factor=0.1)
-    put_part(out, "backbone/vae", vae.save_pretrained, name="micro", record={})
-    unet = UNet2DConditionModel(**model.unet)
-    put_part(out, "backbone/unet", unet.save_pretrained, name="micro", record={})
-    put_part(out, "backbone/condition", SceneEncoder(SceneConfig(width=12)).save, name="micro", record={})
-    shards = write_shards(tmp_path / "shards", network_digest(out / "backbone" / "vae"))
-    return System(tmp_path, Inputs(out=str(out), shards=shards))
+    return build_system(tmp_path)

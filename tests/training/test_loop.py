@@ -49,7 +49,7 @@ class ToySource:
     def read(self, refs: Sequence[ClipRef]) -> list[Tensor]:
         items = [torch.randn(6, generator=generator("toy", ref.row)) for ref in refs]
         for ref, item in zip(refs, items, strict=True):
-            item[1] *= self.spoilt.get(f"s{ref.row}", 1.0)
+            item *= self.spoilt.get(f"s{ref.row}", 1.0)
         return items
 
 

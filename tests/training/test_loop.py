@@ -48,9 +48,7 @@ class ToySource:
 
     def read(self, refs: Sequence[ClipRef]) -> list[Tensor]:
         items = [torch.randn(6, generator=generator("toy", ref.row)) for ref in refs]
-        for ref, item in zip(refs, items, strict=True):
-            item *= self.spoilt.get(f"s{ref.row}", 1.0)
-        return items
+        return [item * self.spoilt.get(f"s{ref.row}", 1.0) for ref, item in zip(refs, items, strict=True)]
 
 
 def collate(samples: Sequence[Sample], items: Sequence[Tensor]) -> ToyBatch:

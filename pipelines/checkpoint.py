@@ -5,6 +5,8 @@
       backbone/                a diffusers folder: unet/ vae/ scheduler/ [text_encoder/ tokenizer/], and condition/
       temporal/STAGE/          config.json and model.safetensors: temporal weights only
       decoder/                 config.json and model.safetensors: temporal weights of the decoder
+      upsampler/               its own unet/ and, if it works on latents, vae/ [text_encoder/ tokenizer/]
+      boxes/                   an image model conditioned on vehicle boxes: unet/ and condition/
 
 Weights are safetensors only. A file that is missing or differs from its digest is an error that names it.
 """

@@ -10,13 +10,15 @@ Source: Blattmann et al. 2023, section 3 and figure 5.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.diffusion.frame_masks import Mask, interpolation_mask, masked_context, noisy_context, prediction_mask
+from pipelines.diffusion.frame_masks import interpolation_mask, prediction_mask
 from pipelines.diffusion.guidance import guide
+from pipelines.diffusion.noise import Denoise
 from pipelines.diffusion.sampler_state import (
     SamplerState,
     clip_noise,
@@ -26,14 +28,28 @@ from pipelines.diffusion.sampler_state import (
 )
 from pipelines.diffusion.sampling import SamplerConfig, sample
 from pipelines.diffusion.windows import append_window, join_gaps, open_gaps, open_window, plan_rollout, split_gaps
+from pipelines.image_stage import ImageStage
 from pipelines.models.autoencoder import decode_windows
 from pipelines.models.conditioning import Conditions
 from pipelines.models.latent_space import Autoencoder
 from pipelines.models.temporal_decoder import VideoDecoder
 from pipelines.networks import Stage
+from pipelines.stage_inputs import (
+    denoise_in_windows,
+    frame_noise,
+    keep_frames,
+    repeat_conditions,
+    with_given_frames,
+    with_low_resolution,
+)
 from pipelines.tensors import Frames, Latents
 
+AnyStage = Stage | ImageStage
+
 DONE = "done"
+
+UPSAMPLING = 4
+"""Factor of the upsampler in height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +99,7 @@ def finish(states: Iterable[StageState]) -> Latents:
 
 
 def keyframes(
-    stage: Stage,
+    stage: AnyStage,
     conditions: Conditions,
     unconditional: Conditions,
     sampling: Sampling,
@@ -93,7 +109,7 @@ def keyframes(
     """Sample clips from noise.
 
     Args:
-        stage: the key-frame model.
+        stage: the key-frame model, or an image model.
         conditions: what the clips show.
         unconditional: what guidance pushes away from.
         sampling: sampler, guidance and seed.
@@ -107,7 +123,9 @@ def keyframes(
     """
     if state is None or state.done is None:
         start = None if state is None else state.sampler
-        for current, is_last in _sample(stage, conditions, unconditional, sampling, shape, start, "keyframes"):
+        seed = f"{sampling.seed}/keyframes"
+        denoise = _guided(stage, (conditions, unconditional), sampling)
+        for current, is_last in _sample(stage, denoise, sampling, clip_noise(shape, seed, "start"), start, seed):
             yield StageState(current.latents, None) if is_last else StageState(None, current)
 
 
@@ -142,11 +160,12 @@ def predict(
     for window in plan_rollout(num_frames, size, given.shape[1]):
         if video.shape[1] > window.start + window.num_context:
             continue
-        name = f"prediction/{window.start}"
+        seed = f"{sampling.seed}/prediction/{window.start}"
         known = open_window(video, window, size)
         mask = prediction_mask(torch.full((len(video),), window.num_context, device=video.device), size)
-        sides = _with_context(stage, known, mask, conditions, unconditional, sampling, name)
-        for current, is_last in _sample(stage, *sides, sampling, tuple(known.shape), start, name):
+        sides = with_given_frames(stage, known, mask, (conditions, unconditional), seed)
+        noise = clip_noise(tuple(known.shape), seed, "start")
+        for current, is_last in _sample(stage, _guided(stage, sides, sampling), sampling, noise, start, seed):
             if is_last:
                 video = append_window(video, current.latents, window)[:, :num_frames]
             yield StageState(video, None if is_last else current)
@@ -184,64 +203,17 @@ def interpolate(
     start = None if state is None else state.sampler
     for first in range((video.shape[1] - 1) // (size - 1), keyframes.shape[1] - 1, gaps_at_once):
         part = keyframes[:, first : first + gaps_at_once + 1]
-        name, gaps = f"interpolation/{keyframes.shape[1]}/{first}", part.shape[1] - 1
+        seed, gaps = f"{sampling.seed}/interpolation/{keyframes.shape[1]}/{first}", part.shape[1] - 1
         known = open_gaps(split_gaps(part), size)
         mask = interpolation_mask(len(known), size).to(known.device)
-        given, empty = _repeat(conditions, gaps), _repeat(unconditional, gaps)
-        sides = _with_context(stage, known, mask, given, empty, sampling, name)
-        for current, is_last in _sample(stage, *sides, sampling, tuple(known.shape), start, name):
+        each = repeat_conditions(conditions, gaps), repeat_conditions(unconditional, gaps)
+        sides = with_given_frames(stage, known, mask, each, seed)
+        noise = clip_noise(tuple(known.shape), seed, "start")
+        for current, is_last in _sample(stage, _guided(stage, sides, sampling), sampling, noise, start, seed):
             if is_last:
                 video = torch.cat([video, join_gaps(part, current.latents)[:, 1:]], dim=1)
             yield StageState(video, None if is_last else current)
         start = None
-
-
-def _repeat(conditions: Conditions, times: int) -> Conditions:
-    """Give each clip's conditions to `times` windows of it."""
-    values = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
-    return Conditions(
-        **{name: None if value is None else value.repeat_interleave(times, dim=0) for name, value in values.items()}
-    )
-
-
-def _sample(
-    stage: Stage,
-    conditions: Conditions,
-    unconditional: Conditions,
-    sampling: Sampling,
-    shape: tuple[int, ...],
-    start: SamplerState | None,
-    name: str,
-) -> Iterator[tuple[SamplerState, bool]]:
-    """Sample one batch of windows: each state, and whether it is the last."""
-    denoise = guide(stage.denoise(conditions), stage.denoise(unconditional), sampling.guidance_scale)
-    seed = f"{sampling.seed}/{name}"
-    noise = clip_noise(shape, seed, "start").to(stage.device)
-    for current in sample(sampling.sampler, denoise, stage.schedule, start or initial_state(noise), seed=seed):
-        yield current, current.step == sampling.sampler.num_steps
-
-
-def _with_context(
-    stage: Stage,
-    known: Latents,
-    mask: Mask,
-    conditions: Conditions,
-    unconditional: Conditions,
-    sampling: Sampling,
-    name: str,
-) -> tuple[Conditions, Conditions]:
-    """Add the given frames to one side of guidance and an empty context to the other."""
-    level = stage.config.context_level
-    nothing = torch.zeros_like(masked_context(known, mask))
-    if level is None:
-        return replace(conditions, context=masked_context(known, mask)), replace(unconditional, context=nothing)
-    levels = torch.full((len(known),), float(level), device=known.device)
-    noise = clip_noise(tuple(known.shape), f"{sampling.seed}/{name}", "context").to(known)
-    context = noisy_context(known, mask, levels, noise, stage.schedule)
-    return (
-        replace(conditions, context=context, context_level=levels),
-        replace(unconditional, context=nothing, context_level=levels),
-    )
 
 
 def decode(
@@ -255,5 +227,71 @@ def decode(
     Source: section 3.1.1.
     """
     overlap = overlap if isinstance(decoder, VideoDecoder) else 0
-    for frames in decode_windows(decoder, latents, window=window, overlap=overlap):
-        yield frames.clamp(-1, 1)
+    own = latents.to(next(decoder.parameters()).dtype)
+    for frames in decode_windows(decoder, own, window=window, overlap=overlap):
+        yield frames.float().clamp(-1, 1)
+
+
+def upsample(
+    stage: Stage,
+    low: Frames,
+    conditions: Conditions,
+    unconditional: Conditions,
+    sampling: Sampling,
+    *,
+    factor: int = 1,
+    known: Float[Tensor, "b n z h w"] | None = None,
+    first_frame: int = 0,
+    overlap: int = 2,
+    state: StageState | None = None,
+) -> Iterator[StageState]:
+    """Upsample a segment of clips four times, in overlapping windows of frames that are blended at every step.
+
+    The next segment of a long clip is given the frames it shares with this one, so memory does not grow with the clip.
+
+    Args:
+        stage: the upsampler.
+        low: low-resolution frames; noise of level `StageConfig.context_level` is put on them.
+        conditions: what the clips show; the low resolution is added here.
+        unconditional: other side of guidance; it keeps the low resolution.
+        sampling: sampler, guidance and seed.
+        factor: pixels along a side of a latent of the upsampler: 1 for a pixel-space one.
+        known: latents of the first frames, made with the segment before.
+        first_frame: place of the segment in the clip.
+        overlap: frames that neighbouring windows share.
+        state: where an earlier run stopped.
+
+    Yields:
+        The state after each step; the last holds the latents (frames, if factor is 1).
+
+    Source: section 3.4, equation 5; the paper does not say how its windows join, the blending is ours.
+    """
+    if state is not None and state.done is not None:
+        return
+    h, w = (side * UPSAMPLING // factor for side in low.shape[3:])
+    shape = (*low.shape[:2], int(stage.network.unet.config["out_channels"]), h, w)
+    sides = with_low_resolution(stage, low, (conditions, unconditional), (h, w), sampling.seed, first_frame)
+    given, nothing = (denoise_in_windows(stage, side, low.shape[1], overlap) for side in sides)
+    denoise = guide(given, nothing, sampling.guidance_scale)
+    if known is not None:
+        denoise = keep_frames(denoise, known, stage.schedule)
+    noise = frame_noise(shape, sampling.seed, first_frame, "start")
+    start, seed = None if state is None else state.sampler, f"{sampling.seed}/upsampler/{first_frame}"
+    for current, is_last in _sample(stage, denoise, sampling, noise, start, seed):
+        latents = current.latents
+        if is_last and known is not None:
+            latents = torch.cat([known.to(latents), latents[:, known.shape[1] :]], dim=1)
+        yield StageState(latents, None) if is_last else StageState(None, current)
+
+
+def _guided(stage: AnyStage, sides: tuple[Conditions, Conditions], sampling: Sampling) -> Denoise:
+    return guide(stage.denoise(sides[0]), stage.denoise(sides[1]), sampling.guidance_scale)
+
+
+def _sample(
+    stage: AnyStage, denoise: Denoise, sampling: Sampling, noise: Latents, start: SamplerState | None, seed: str
+) -> Iterator[tuple[SamplerState, bool]]:
+    """Sample one batch of windows: each state, and whether it is the last."""
+    begun = start or initial_state(noise.to(stage.device))
+    for current in sample(sampling.sampler, denoise, stage.schedule, begun, seed=seed):
+        yield current, current.step == sampling.sampler.num_steps

@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from pipelines.models.attention import share_tokens
 from pipelines.models.checks import UNet, check_backbone, check_inputs, temporal_tokens
@@ -47,6 +48,7 @@ class VideoUNet(nn.Module):
         self.unet = unet = check_backbone(unet)
         self.config = config
         self.temporal = nn.ModuleDict()
+        self._hooks: list[RemovableHandle] = []
         if config.svd_eps:
             _set_svd_eps(unet)
         for name, level, block in _blocks(unet):
@@ -55,7 +57,9 @@ class VideoUNet(nn.Module):
                     self._follow_resnet(f"{name}_resnets_{index}", level, resnet)
             if config.attention:
                 for index, attention in enumerate(getattr(block, "attentions", None) or ()):
-                    self._follow_attention(f"{name}_attentions_{index}", attention)
+                    # The middle block of a UNet2DModel without attention holds None in its place.
+                    if attention is not None:
+                        self._follow_attention(f"{name}_attentions_{index}", attention)
         if config.embeds_context_level:
             embedding = NumberEmbedding(unet.conv_in.out_channels, _embedding_dim(unet))
             self.temporal["context_level"] = embedding
@@ -67,7 +71,7 @@ class VideoUNet(nn.Module):
             self.temporal["context_in"] = zeroed(
                 nn.Conv2d(unet.config["in_channels"] + 1, unet.conv_in.out_channels, 3, padding=1, bias=False)
             )
-            unet.conv_in.register_forward_hook(self._after_conv_in)
+            self._hooks.append(unet.conv_in.register_forward_hook(self._after_conv_in))
         share_tokens(unet)
         lighten(unet)
 
@@ -133,6 +137,11 @@ class VideoUNet(nn.Module):
         self.temporal.load_state_dict(taken, strict=False)
         return [name for name in own if name not in taken]
 
+    def remove(self) -> None:
+        """Take the temporal layers off the backbone, which otherwise keeps them in memory as long as it lives."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
     def freeze_spatial(self) -> None:
         """Stop training the backbone (equation 2: only the temporal parameters are optimised)."""
         self.unet.requires_grad_(False)
@@ -172,7 +181,7 @@ class VideoUNet(nn.Module):
             embedding_dim=_embedding_dim(self.unet),
             context=context,
         )
-        resnet.register_forward_hook(partial(self._after_resnet, key))
+        self._hooks.append(resnet.register_forward_hook(partial(self._after_resnet, key)))
 
     def _follow_attention(self, key: str, attention: Any) -> None:
         blocks = attention.transformer_blocks if isinstance(attention, Transformer2DModel) else [attention]
@@ -181,7 +190,7 @@ class VideoUNet(nn.Module):
             self.config, width=first.query_dim, heads=first.heads, depth=len(blocks)
         )
         for index, block in enumerate(blocks):
-            block.register_forward_hook(partial(self._after_attention, key, index))
+            self._hooks.append(block.register_forward_hook(partial(self._after_attention, key, index)))
 
     def _after_resnet(self, key: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         clip = running_clip(self)

@@ -1,0 +1,82 @@
+"""Networks from diffusers folders, by the class that their config names; other families are refused before loading."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from pipelines.diffusion.noise import NoiseConfig
+from pipelines.diffusion.scheduler_config import noise_config_from_diffusers
+from pipelines.models.checks import UNet
+from pipelines.models.latent_space import Autoencoder
+
+UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNet2DModel": UNet2DModel}
+AUTOENCODERS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+
+
+def load_unet(folder: Path, dtype: torch.dtype) -> UNet:
+    """Load an image U-Net.
+
+    Raises:
+        ValueError: if the folder holds none, or a network of another family.
+    """
+    return _family(folder, UNETS, "image U-Net").from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def load_autoencoder(folder: Path, dtype: torch.dtype) -> Autoencoder:
+    """Load an image autoencoder.
+
+    Raises:
+        ValueError: if the folder holds none, or a network of another family.
+    """
+    family = _family(folder, AUTOENCODERS, "image autoencoder")
+    return family.from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def read_noise(folder: Path) -> NoiseConfig | None:
+    """Read what a backbone predicts and its noise schedule from its `scheduler/` folder; None if it has none.
+
+    Raises:
+        ValueError: if the schedule is of a kind that is not supported.
+    """
+    path = folder / "scheduler" / "scheduler_config.json"
+    return noise_config_from_diffusers(read_json(path)) if path.is_file() else None
+
+
+def read_class_name(folder: Path) -> str:
+    """Read which diffusers class a folder holds.
+
+    Raises:
+        ValueError: if it holds none.
+    """
+    name = read_json(folder / "config.json").get("_class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"{str(folder / 'config.json')!r} names no diffusers class; give a diffusers folder")
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a config file.
+
+    Raises:
+        ValueError: if it is missing or no JSON.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ValueError(f"no file {str(path)!r}; give a complete diffusers or checkpoint folder") from err
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise ValueError(f"{str(path)!r} is not JSON ({err}); fetch or train it again") from err
+    return values
+
+
+def _family(folder: Path, families: dict[str, Any], kind: str) -> Any:
+    name = read_class_name(folder)
+    if name not in families:
+        raise ValueError(f"{str(folder)!r} holds a {name}, which is no {kind}; give one of {' or '.join(families)}")
+    return families[name]

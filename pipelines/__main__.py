@@ -1,50 +1,92 @@
 """`python -m pipelines`: make, decode and look at videos on one device, without Ray."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
 from tqdm import tqdm
 
-from pipelines import stages
+from pipelines.conditions import Wish, read_boxes
+from pipelines.describe import describe
+from pipelines.generation import Generation
+from pipelines.generation_plan import Request, Step, make_plan, work
 from pipelines.models.autoencoder import decode_latents, encode_moments, sample_latents
 from pipelines.models.latent_space import latent_scaling, spatial_factor
 from pipelines.networks import Networks
 from pipelines.pixels import to_float, to_uint8
+from pipelines.presets import PRESETS
 from pipelines.scenes import parse_scene
 from pipelines.tensors import VideoFrames
 from pipelines.video_decode import VideoError, VideoInfo, probe
-from pipelines.video_io import contact_sheet, read_clip, write_mp4
+from pipelines.video_io import contact_sheet, read_clip
+from pipelines.video_output import check_output, read_picture, watch, write_video
+
+BAR = "{desc:<13} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Make a clip from a checkpoint.
+    """Make clips from a checkpoint, on one device.
 
     Attributes:
         checkpoint: checkpoint folder, local or s3://.
-        out: MP4 to write.
+        out: MP4 to write, or a new folder for PNG pictures; several seeds get names of their own beside it.
+        prompt: what the clip shows, in words of the image model.
+        negative_prompt: what it shall not show.
+        temporal_prompt: what moves, in words the temporal layers were trained with; default the prompt.
         scene: words such as "night,crowded"; empty leaves the scene to the model.
-        seed: the same seed gives the same clip.
-        steps: denoising steps; default the checkpoint's.
-        guidance_scale: strength of guidance; default the checkpoint's.
-        num_frames: frames; default those the model was trained on.
-        sheet: also write a PNG with frames of the clip side by side.
+        boxes: JSON file with vehicles of the first frame: a list of [x1, y1, x2, y2], fractions of width and height.
+        image: picture that is the first frame.
+        num_frames: frames of the finished clip.
+        minutes: its length instead.
+        size: height and width before upsampling; default those of training.
+        backbone: diffusers folder with another image model (and text encoder), such as a personalised one.
+        stages: which run: one of image, keyframes, prediction to start, further interpolation, upsampler; default all.
+        paper_mode: sample as the paper does, with more and other steps.
+        steps: denoising steps of every stage; default the checkpoint's.
+        guidance_scale: strength of guidance before interpolation; default the checkpoint's.
+        seed: equal seeds give equal clips; several give several futures of one first picture.
+        sheet: also write a PNG with frames of the clips, a row each.
         device: such as cpu or cuda.
+        dtype: type that the networks compute in.
     """
 
     checkpoint: str
     out: Path
+    prompt: str = ""
+    negative_prompt: str = ""
+    temporal_prompt: str | None = None
     scene: str = ""
-    seed: int = 0
+    boxes: Path | None = None
+    image: Path | None = None
+    num_frames: int | None = None
+    minutes: float | None = None
+    size: tuple[int, int] | None = None
+    backbone: str | None = None
+    stages: tuple[Step, ...] | None = None
+    paper_mode: bool = False
     steps: int | None = None
     guidance_scale: float | None = None
-    num_frames: int | None = None
+    seed: tuple[int, ...] = (0,)
     sheet: Path | None = None
     device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Print the networks of a system: parameters and work of every stage, without allocating them.
+
+    Attributes:
+        preset: name of the system.
+    """
+
+    preset: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,31 +124,73 @@ class Sheet:
 
 
 def generate(command: Generate) -> None:
-    """Sample key frames, decode them and write the MP4."""
-    networks = Networks(command.checkpoint, device=command.device)
-    stage = networks.stage("keyframes")
-    config = stage.config
-    sampling = stages.Sampling(
-        sampler=replace(config.sampler, num_steps=command.steps) if command.steps else config.sampler,
-        guidance_scale=config.guidance_scale if command.guidance_scale is None else command.guidance_scale,
-        seed=command.seed,
+    """Make the clips and write them, part by part as they are finished."""
+    if not command.seed:
+        raise ValueError("no seed; give one number or more, such as --seed 0")
+    networks = Networks(
+        command.checkpoint, device=command.device, dtype=getattr(torch, command.dtype), backbone=command.backbone
     )
-    conditions, nothing = networks.scene_conditions([parse_scene(command.scene)])
-    shape = networks.latent_shape(config, command.num_frames or config.num_frames)
-    steps = stages.keyframes(stage, conditions, nothing, sampling, shape)
-    with torch.inference_mode():
-        latents = stages.finish(tqdm(steps, total=sampling.sampler.num_steps, desc="denoise", disable=None))
-        frames = torch.cat(list(stages.decode(networks.decoder, latents)), dim=1)
-    images = to_uint8(frames[0])
-    write_mp4(command.out, images, config.fps, metadata={"comment": f"generated by videoldm, seed {command.seed}"})
+    request = _request(command, networks)
+    plan = make_plan(networks, request)
+    targets = {seed: _target(command.out, seed, len(command.seed)) for seed in command.seed}
+    for target in targets.values():
+        check_output(target)
+    kept: list[VideoFrames] = []
+    with tqdm(total=float(len(targets)), bar_format=BAR, disable=None) as bar:
+        shares = work(networks, request, plan)
+
+        def report(stage: str, share: float) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.update(shares[stage] * share)
+
+        for seed, parts in Generation(networks, request, plan, report).clips(tuple(targets)):
+            row: list[VideoFrames] = []
+            tags = {"comment": f"generated by videoldm, seed {seed}"}
+            write_video(targets[seed], watch(parts, row, plan.num_frames, SHEET_COLUMNS), plan.fps, tags)
+            kept.append(torch.cat(row))
     if command.sheet:
-        command.sheet.write_bytes(contact_sheet([images]))
+        command.sheet.write_bytes(contact_sheet(kept, columns=SHEET_COLUMNS))
+
+
+def _request(command: Generate, networks: Networks) -> Request:
+    config = networks.first_config()
+    size = command.size or (config.height, config.width)
+    return Request(
+        wish=Wish(
+            prompt=command.prompt,
+            negative_prompt=command.negative_prompt,
+            temporal_prompt=command.temporal_prompt,
+            scene=parse_scene(command.scene),
+            boxes=None if command.boxes is None else read_boxes(command.boxes),
+        ),
+        picture=None if command.image is None else read_picture(command.image, size),
+        steps=command.stages,
+        num_frames=command.num_frames,
+        minutes=command.minutes,
+        size=command.size,
+        num_steps=command.steps,
+        guidance_scale=command.guidance_scale,
+        paper_mode=command.paper_mode,
+    )
+
+
+def _target(out: Path, seed: int, count: int) -> Path:
+    return out if count == 1 else out.with_name(f"{out.stem}-{seed}{out.suffix}")
+
+
+def describe_preset(command: Describe) -> None:
+    """Print the table of a system."""
+    if command.preset not in PRESETS:
+        near = get_close_matches(command.preset, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
+        raise ValueError(f"unknown preset {command.preset!r}; {hint}")
+    print(describe(PRESETS[command.preset]()))
 
 
 def reconstruct(command: Reconstruct) -> None:
     """Encode and decode frames of clips and write them below the originals."""
     networks = Networks(command.checkpoint)
-    config = networks.stage_config("keyframes") if networks.stage_names() else None
+    config = networks.first_config() if networks.stage_names() else None
     rows = []
     for path in command.videos:
         size = (config.height, config.width) if config else whole_size(networks, path)
@@ -155,6 +239,7 @@ def main() -> None:
     """Parse the command line and run one command; bad arguments end as one line and exit code 2."""
     command = tyro.cli(
         Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Describe, tyro.conf.subcommand("describe")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Sheet, tyro.conf.subcommand("sheet")],
         prog="python -m pipelines",
@@ -164,6 +249,8 @@ def main() -> None:
         match command:
             case Generate():
                 generate(command)
+            case Describe():
+                describe_preset(command)
             case Reconstruct():
                 reconstruct(command)
             case Sheet():

@@ -15,6 +15,7 @@ from pipelines.diffusion.noise import NoiseConfig
 from pipelines.diffusion.sampling import SamplerConfig
 from pipelines.models import architectures
 from pipelines.models.temporal import TemporalConfig
+from pipelines.tiny_presets import tiny_driving, tiny_mountain_biking, tiny_text_to_video
 
 
 def tiny() -> ModelPreset:
@@ -154,9 +155,11 @@ def text_to_video(*, paper: bool = False, stable_diffusion: Literal["1.4", "2.1"
         width=512,
     )
     # Image first, then animate it: preferred to direct generation at equal data (Emu Video, arXiv 2311.10709).
+    # Guidance takes text and first frame away together, as Stable Video Diffusion does with up to 3.0 (appendix D.4.1).
     prediction = replace(
         keyframes,
         temporal=replace(keyframes.temporal, context_channels=5, embeds_context_level=True),
+        guidance_scale=3.0,
         context_level=30,
     )
     interpolation = replace(
@@ -182,8 +185,9 @@ def text_to_video(*, paper: bool = False, stable_diffusion: Literal["1.4", "2.1"
         context_level=30,
     )
     stages: dict[StageName, StageConfig] = {"keyframes": keyframes, "interpolation": interpolation}
+    name = "text-to-video" if stable_diffusion == "2.1" else "text-to-video-sd14"
     return ModelPreset(
-        name="text-to-video-paper" if paper else "text-to-video",
+        name=f"{name}-paper" if paper else name,
         condition="text",
         autoencoder=architectures.sd_autoencoder(),
         unet=unet,
@@ -203,6 +207,11 @@ PRESETS: Mapping[str, Callable[[], ModelPreset]] = {
     "mountain-biking-paper": partial(mountain_biking, paper=True),
     "text-to-video": text_to_video,
     "text-to-video-paper": partial(text_to_video, paper=True),
+    "text-to-video-sd14": partial(text_to_video, stable_diffusion="1.4"),
+    "text-to-video-sd14-paper": partial(text_to_video, paper=True, stable_diffusion="1.4"),
+    "tiny-driving": tiny_driving,
+    "tiny-mountain-biking": tiny_mountain_biking,
+    "tiny-text-to-video": tiny_text_to_video,
 }
 
 

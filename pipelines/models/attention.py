@@ -32,6 +32,7 @@ def attend_over_frames(
     if query.device.type == "cpu" and num_frames <= MAX_EXPLICIT_FRAMES:
         return _FrameAttention.apply(query, key, value, heads, bias)  # type: ignore[no-untyped-call]
     query, key, value = (rearrange(x, "b t n (h d) -> (b n) h t d", h=heads) for x in (query, key, value))
+    bias = None if bias is None else bias.to(query.dtype)
     attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return rearrange(attended, "(b n) h t d -> b t n (h d)", b=clips, n=positions)
 

@@ -25,6 +25,11 @@ def check_backbone(unet: nn.Module) -> UNet:
             f"{type(unet).__name__} is no image U-Net; load a diffusers folder of class UNet2DConditionModel "
             "(Stable Diffusion 1.x, 2.x, x4 upscaler) or UNet2DModel"
         )
+    if unet.config.get("addition_embed_type") is not None:
+        raise ValueError(
+            f"the backbone embeds {unet.config['addition_embed_type']!r} beside its text, as Stable Diffusion XL does; "
+            "use Stable Diffusion 1.x or 2.x, or a model of the same kind"
+        )
     for name, module in unet.named_modules():
         allowed: tuple[type, ...] = ()
         if name.split(".")[-2:-1] == ["resnets"]:

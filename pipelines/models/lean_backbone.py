@@ -35,7 +35,8 @@ def lighten(network: nn.Module) -> None:
 def recompute_transformers(network: nn.Module) -> None:
     """Let spatial transformer blocks keep only their input and compute the rest again for backward.
 
-    They hold most of what remains: for a Stable Diffusion U-Net about a third of the bytes, for 8 % more arithmetic.
+    For a training step of Stable Diffusion 2.1's video U-Net on 16 frames of 32x32 latents, PyTorch by itself keeps
+    16.5 GiB, the layers of `lean` 10.7, and these 6.4, for 8 % more arithmetic (counted on the meta device, float32).
     """
     for module in network.modules():
         if isinstance(module, BasicTransformerBlock):

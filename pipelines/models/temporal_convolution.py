@@ -5,6 +5,7 @@ Source: Blattmann et al. 2023, sections 3.1 and 3.2, appendices D and F.1.
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class TimeConv(nn.Conv3d):
     def after_norm(self, hidden: Float[Tensor, "b c t H W"], norm: nn.GroupNorm) -> Float[Tensor, "b o t h w"]:
         """Apply GroupNorm and SiLU, then convolve."""
         if self.kernel_size[1] > 1:
-            return self(functional.silu(norm(hidden)))
+            # PyTorch's GroupNorm crashes in backward on channels-last input that needs no gradient.
+            return self(functional.silu(norm(hidden.contiguous())))
         flat = rearrange(hidden, "b c t h w -> b c t (h w)")
         flat = norm_silu_convolve(flat, norm, self.weight.squeeze(-1), self.bias, (1, 0))
         return rearrange(flat, "b c t (h w) -> b c t h w", h=hidden.shape[3])
@@ -132,8 +134,8 @@ class TemporalConvolution(nn.Module):
         self, spatial: Float[Tensor, "bt c h w"], clip: Clip, embedding: Float[Tensor, "bt e"] | None = None
     ) -> Float[Tensor, "bt c h w"]:
         """Return mix * spatial + (1 - mix) * (spatial + residual) = spatial + (1 - mix) * residual."""
-        hidden = rearrange(spatial, "(b t) c h w -> b c t h w", t=clip.num_frames)
-        hidden = self.conv1.after_norm(hidden, self.norm1)
+        volume = rearrange(spatial, "(b t) c h w -> b c t h w", t=clip.num_frames)
+        hidden = self.conv1.after_norm(volume, self.norm1)
         if self.embedding is not None and embedding is not None:
             embedded = self.embedding(functional.silu(_per_frame(embedding, clip)))
             hidden = hidden + rearrange(embedded, "b t c -> b c t 1 1")
@@ -141,7 +143,8 @@ class TemporalConvolution(nn.Module):
             hidden = hidden + self.context(clip.context)
         hidden = self.conv2.after_norm(hidden, self.norm2)
         weight = rearrange(self.mix.temporal_weight(clip), "b t -> b 1 t 1 1")
-        return spatial + rearrange(hidden * weight, "b c t h w -> (b t) c h w")
+        blended = torch.addcmul(volume, hidden.to(volume.dtype), weight.to(volume.dtype))
+        return rearrange(blended, "b c t h w -> (b t) c h w")
 
 
 def _per_frame(embedding: Tensor, clip: Clip) -> Tensor:

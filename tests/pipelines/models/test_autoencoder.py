@@ -112,6 +112,19 @@ def test_video_decoder_gradient_reaches_every_temporal_parameter(vae, config):
     assert all(p.grad is None for p in vae.parameters())
 
 
+def test_video_decoder_trains_on_latents_in_any_memory_order(vae):
+    latents = torch.randn(1, 3, 5, 4, 6)
+    channels_last = latents.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    decoder = make_decoder(vae)
+    decoder.freeze_spatial()
+    gradients = []
+    for same in (latents, channels_last):
+        decoder.zero_grad()
+        decoder(same).square().mean().backward()
+        gradients.append([parameter.grad for parameter in decoder.temporal_parameters()])
+    assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+
+
 def test_video_decoder_clips_of_a_batch_are_independent(vae):
     latents = torch.randn(2, 3, 5, 4, 6)
     decoder = make_decoder(vae)

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -166,6 +168,17 @@ def test_video_unets_sharing_a_backbone_do_not_disturb_each_other(make_unet, mak
     assert not torch.allclose(second(noisy, timestep, conditions), first(noisy, timestep, conditions), atol=1e-3)
 
 
+def test_removed_video_unet_leaves_the_image_model_and_its_memory(make_unet, make_video_unet):
+    unet = make_unet()
+    video_unet = make_video_unet(unet=unet, input_concat=True)
+    layer = weakref.ref(next(iter(video_unet.temporal.values())))
+    video_unet.remove()
+    assert not any(module._forward_hooks for module in unet.modules())
+    del video_unet
+    gc.collect()
+    assert layer() is None
+
+
 def test_video_unet_copy_owns_its_layers(make_video_unet, inputs):
     noisy, timestep, conditions = inputs
     video_unet = make_video_unet(trained=True)
@@ -193,6 +206,28 @@ def test_video_unet_with_scalar_mix_runs_at_any_length_within_its_window(make_vi
     difference = single(changed, timestep, conditions) - single(noisy, timestep, conditions)
     assert difference[:, :8].abs().max() == 0
     assert difference[:, 8].abs().max() > 0
+
+
+@torch.no_grad()
+def test_video_unet_takes_any_size_with_its_context(make_video_unet, inputs):
+    _, timestep, conditions = inputs
+    noisy, context = torch.randn(2, 3, 4, 7, 13), torch.randn(2, 3, 5, 7, 13)
+    video_unet = make_video_unet(trained=True, context_channels=5)
+    assert video_unet(noisy, timestep, replace(conditions, context=context)).shape == noisy.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_frames", [3, 26])
+def test_video_unet_in_bfloat16_agrees_with_float32(make_video_unet, inputs, num_frames):
+    _, timestep, conditions = inputs
+    noisy = torch.randn(2, num_frames, 4, 6, 8)
+    video_unet = make_video_unet(trained=True, attention_window=2)
+    expected = video_unet(noisy, timestep, conditions)
+    half = video_unet.to(torch.bfloat16)(
+        noisy.bfloat16(), timestep.bfloat16(), Conditions(text=conditions.text.bfloat16())
+    )
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).square().mean() < 1e-3 * expected.square().mean()
 
 
 def test_video_unet_pixel_space_untrained_equals_image_model(make_pixel_unet):
@@ -328,6 +363,11 @@ def test_video_unet_refuses_another_family_and_adapters(make_unet):
     other_blocks = make_unet(down_block_types=("CrossAttnDownBlock2D", "KDownBlock2D"))
     with pytest.raises(ValueError, match="ResnetBlockCondNorm2D; temporal layers follow ResnetBlock2D"):
         VideoUNet(other_blocks, config)
+    larger = make_unet(
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=72
+    )
+    with pytest.raises(ValueError, match="embeds 'text_time' beside its text, as Stable Diffusion XL"):
+        VideoUNet(larger, config)
     adapted = make_unet()
     adapted.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(IPAdapterAttnProcessor2_0(64, TEXT_DIM))
     with pytest.raises(ValueError, match=r"mid_block.*IPAdapterAttnProcessor2_0.*remove the adapter"):

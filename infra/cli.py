@@ -1,5 +1,6 @@
 """What every command line shares: exit codes, one-line errors, typed arguments, log format."""
 
+import atexit
 import json
 import logging
 import os
@@ -30,21 +31,34 @@ class IncompleteError(Exception):
 
 
 def run_command(command: Callable[[], ExitCode | None]) -> NoReturn:
-    """Run a command and leave the process with its exit code.
+    """Run a command and end the process with its exit code (see `outcome`).
+
+    The process ends without unloading native libraries: Arrow and Ray now and then abort while their threads are torn
+    down, which would turn a finished command into a failed one.
+    """
+    code = outcome(command)
+    logging.shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def outcome(command: Callable[[], ExitCode | None]) -> int:
+    """Run a command and return its exit code.
 
     Bad arguments, files and configs (ValueError, OSError) end as one line on standard error and code 2, unfinished
     work (IncompleteError, Ctrl-C) as one line and code 4. A traceback means a defect of the program.
     """
     configure_logs()
     try:
-        code = command() or ExitCode.DONE
+        return int(command() or ExitCode.DONE)
     except (ValueError, OSError) as err:
-        _leave(ExitCode.BAD_ARGUMENTS, err)
+        return _complain(ExitCode.BAD_ARGUMENTS, err)
     except IncompleteError as err:
-        _leave(ExitCode.INCOMPLETE, err)
+        return _complain(ExitCode.INCOMPLETE, err)
     except KeyboardInterrupt:
-        _leave(ExitCode.INCOMPLETE, "interrupted; run the same command again to go on")
-    sys.exit(int(code))
+        return _complain(ExitCode.INCOMPLETE, "interrupted; run the same command again to go on")
 
 
 def configure_logs() -> None:
@@ -78,8 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _leave(code: ExitCode, message: object) -> NoReturn:
+def _complain(code: ExitCode, message: object) -> int:
     line = " ".join(str(message).split()) or type(message).__name__
     print(f"error: {line}", file=sys.stderr)
     logger.debug("command failed", exc_info=True)
-    sys.exit(int(code))
+    return int(code)

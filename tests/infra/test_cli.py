@@ -1,10 +1,12 @@
 """Exit codes and one-line errors of the command lines."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from infra.cli import ExitCode, IncompleteError, run_command
+from infra.cli import ExitCode, IncompleteError, outcome
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:
@@ -25,16 +27,23 @@ def _raiser(error: BaseException) -> Callable[[], None]:
         (_raiser(KeyboardInterrupt()), 4),
     ],
 )
-def test_run_command_turns_outcomes_into_exit_codes(
+def test_outcome_turns_ends_into_exit_codes(
     command: Callable[[], ExitCode | None], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
-        run_command(command)
-    assert left.value.code == code
+    assert outcome(command) == code
     error = capsys.readouterr().err
     assert error.count("\n") == (1 if code in (2, 4) else 0)
 
 
-def test_run_command_lets_defects_keep_their_traceback() -> None:
+def test_outcome_lets_defects_keep_their_traceback() -> None:
     with pytest.raises(KeyError):
-        run_command(_raiser(KeyError("defect")))
+        outcome(_raiser(KeyError("defect")))
+
+
+def test_process_runs_its_exit_functions_and_ends_with_the_code() -> None:
+    program = (
+        "import atexit; from infra.cli import ExitCode, run_command; atexit.register(print, 'left');"
+        "run_command(lambda: print('done') or ExitCode.DONE_WITH_QUARANTINE)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (3, "done\nleft\n")

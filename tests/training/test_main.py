@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.cli import run_command
+from infra.cli import outcome
 from training.__main__ import main
 
 System = Any
@@ -17,9 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run_command(partial(main, arguments))
-    assert caught.value.code == 2
+    try:
+        code = outcome(partial(main, arguments))
+    except SystemExit as left:
+        code = int(left.code or 0)
+    assert code == 2
     text = capsys.readouterr().err
     assert "Traceback" not in text
     errors = [line for line in text.strip().splitlines() if line.startswith("error: ")]

@@ -56,7 +56,7 @@ class Row:
 
 def describe(preset: ModelPreset) -> str:
     """Lay the rows of a system out as a table."""
-    lines = [("", "spatial M", "temporal M", "TFLOP a call", "call on", "sampled by")]
+    lines: list[tuple[str, ...]] = [("", "spatial M", "temporal M", "TFLOP a call", "call on", "sampled by")]
     for row in rows(preset):
         counts = [f"{number / 1e6:,.2f}" if number else "-" for number in (row.spatial, row.temporal)]
         flops = f"{row.flops / 1e12:,.3f}" if row.flops else "-"

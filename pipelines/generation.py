@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pipelines import stages
 from pipelines.conditions import box_sides, image_and_video_sides, interpolation_sides, upsampler_sides
@@ -16,7 +18,7 @@ from pipelines.diffusion.windows import plan_rollout, window_starts
 from pipelines.generation_plan import GAPS_AT_ONCE, SEGMENT_FRAMES, SEGMENT_OVERLAP, Plan, Request, sampling_of
 from pipelines.models.autoencoder import encode_moments, sample_latents
 from pipelines.models.latent_space import latent_scaling, spatial_factor
-from pipelines.networks import UPSAMPLER, Networks, Stage
+from pipelines.networks import Networks, Stage
 from pipelines.pixels import to_float, to_uint8
 from pipelines.stage_inputs import Sides
 from pipelines.stages import Sampling, StageState
@@ -24,6 +26,9 @@ from pipelines.tensors import Frames, Latents, VideoFrames
 
 Report = Callable[[str, float], None]
 """Called with the name of a stage and the share of its work that was just done."""
+
+Longer = Float[Tensor, "b longer z h w"]
+"""Latents of a clip that has grown."""
 
 LONG_CLIP_WINDOW = 8
 """Frames that see each other when key frames are sampled beyond the trained length (appendix D)."""
@@ -100,7 +105,7 @@ class Generation:
         shape = networks.latent_shape(stage.config, 1, size=self.plan.size)
         return self._follow(stages.keyframes(stage, *sides, sampling, shape), "image", sampling.sampler.num_steps)
 
-    def _rolled_out(self, stage: Stage, clip: Latents, sides: Sides, seed: int) -> Latents:
+    def _rolled_out(self, stage: Stage, clip: Latents, sides: Sides, seed: int) -> Longer:
         """Go on from a clip's last two frames (or its only one, or none) to the planned number of key frames."""
         sampling = self._sampling("prediction", seed)
         kept, given = clip[:, :-2], clip[:, -2:]
@@ -112,20 +117,21 @@ class Generation:
         rest = self._follow(steps, "prediction", len(windows) * sampling.sampler.num_steps)
         return torch.cat([kept, rest[:, :wanted]], dim=1)
 
-    def _interpolated(self, clips: list[Latents], sides: Sides, seeds: Sequence[int]) -> list[Latents]:
+    def _interpolated(self, clips: list[Latents], sides: Sides, seeds: Sequence[int]) -> list[Longer]:
         if not self.plan.rates:
             return clips
         stage = self.networks.stage("interpolation")
         gaps = [(clips[0].shape[1] - 1) * 4**done for done in range(self.plan.passes)]
         batches = sum(-(-number // GAPS_AT_ONCE) for number in gaps)
+        longer = list(clips)
         for fps in self.plan.rates:
             own = interpolation_sides(stage, sides, fps)
             for index, seed in enumerate(seeds):
                 sampling = self._sampling("interpolation", seed)
-                steps = stages.interpolate(stage, clips[index], *own, sampling, gaps_at_once=GAPS_AT_ONCE)
-                clips[index] = self._follow(steps, "interpolation", batches * sampling.sampler.num_steps)
+                steps = stages.interpolate(stage, longer[index], *own, sampling, gaps_at_once=GAPS_AT_ONCE)
+                longer[index] = self._follow(steps, "interpolation", batches * sampling.sampler.num_steps)
         stage.network.remove()
-        return clips
+        return longer
 
     @torch.inference_mode()
     def _frames(self, latents: Latents, seed: int) -> Iterator[VideoFrames]:
@@ -143,11 +149,13 @@ class Generation:
     def _upsampled(self, frames: Iterator[Frames], seed: int) -> Iterator[Frames]:
         """Upsample segment by segment, each given the frames it shares with the one before."""
         networks, num_frames = self.networks, self.plan.num_frames
-        stage, vae = networks.stage(UPSAMPLER), networks.upsampler_autoencoder
-        sides, sampling = upsampler_sides(networks, self.request.wish), self._sampling(UPSAMPLER, seed)
+        stage, vae = networks.stage("upsampler"), networks.upsampler_autoencoder
+        sides, sampling = upsampler_sides(networks, self.request.wish), self._sampling("upsampler", seed)
         starts = window_starts(num_frames, SEGMENT_FRAMES, SEGMENT_OVERLAP)
-        single = (frame for part in frames for frame in part.split(1, dim=1))
-        low, before, end = [], None, 0
+        single = (frame for part in frames for frame in torch.split(part, 1, dim=1))
+        low: list[Frames] = []
+        before: Latents | None = None
+        end = 0
         for start in starts:
             shared = end - start
             low = low[len(low) - shared :] + list(islice(single, SEGMENT_FRAMES - shared))

@@ -117,7 +117,7 @@ def make_plan(networks: Networks, request: Request) -> Plan:
         num_frames=num_frames,
         fps=fps,
         rates=rates,
-        upsamples=runs(UPSAMPLER),
+        upsamples=runs("upsampler"),
         size=size,
     )
 
@@ -211,7 +211,7 @@ def work(networks: Networks, request: Request, plan: Plan) -> dict[str, float]:
     amounts["decode"] = 10 * plan.num_frames * area * networks.weight_bytes("backbone/vae")
     if plan.upsamples:
         starts = window_starts(plan.num_frames, SEGMENT_FRAMES, SEGMENT_OVERLAP)
-        large = height * width * (1 if networks.has(f"{UPSAMPLER}/vae") else 16)
+        large = float(height * width) * (1 if networks.has(f"{UPSAMPLER}/vae") else 16)
         amounts["upsample"] = denoising("upsampler", SEGMENT_FRAMES * len(starts), large, f"{UPSAMPLER}/unet")
     total = sum(amounts.values())
     return {stage: amount / total for stage, amount in amounts.items()}

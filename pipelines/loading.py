@@ -16,6 +16,9 @@ from pipelines.models.checks import UNet
 from pipelines.models.latent_space import Autoencoder
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNet2DModel": UNet2DModel}
+SHAPE = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+"""Settings of a U-Net that decide whether temporal layers fit it."""
+
 AUTOENCODERS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
@@ -36,6 +39,40 @@ def load_autoencoder(folder: Path, dtype: torch.dtype) -> Autoencoder:
     """
     family = _family(folder, AUTOENCODERS, "image autoencoder")
     return family.from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def check_same_shape(folder: Path, own: Path) -> None:
+    """Refuse a U-Net that cannot take the place of another one.
+
+    Args:
+        folder: of the one to take the place.
+        own: folder of the other.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    _family(folder, UNETS, "image U-Net")
+    values, wanted = read_json(folder / "config.json"), read_json(own / "config.json")
+    for name in SHAPE:
+        if values.get(name) != wanted.get(name):
+            raise ValueError(
+                f"backbone {str(folder)!r} has {name}={values.get(name)}, the checkpoint's own {wanted.get(name)}; "
+                "use one fine-tuned from a model of the same shape"
+            )
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """Name a device that this machine has.
+
+    Raises:
+        ValueError: if it has no such device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:
+        raise ValueError(f"device {str(name)!r} cannot be used here ({str(err).splitlines()[0]}); use cpu") from err
+    return device
 
 
 def read_noise(folder: Path) -> NoiseConfig | None:

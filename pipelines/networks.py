@@ -15,7 +15,7 @@ from pipelines.config import ConditionKind, StageConfig, StageName
 from pipelines.configs import from_json
 from pipelines.diffusion.noise import Denoise, NoiseConfig, NoiseSchedule
 from pipelines.image_stage import ImageStage
-from pipelines.loading import load_autoencoder, load_unet, read_json, read_noise
+from pipelines.loading import check_same_shape, load_autoencoder, load_unet, read_json, read_noise, usable_device
 from pipelines.models.boxes import BoxEncoder
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
@@ -80,7 +80,7 @@ class Networks:
     ) -> None:
         self.folder = checkpoint.local_folder(uri)
         self.manifest = checkpoint.read_manifest(self.folder)
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype = usable_device(device), dtype
         self._backbone = Path(backbone) if backbone else None
 
     @property
@@ -97,8 +97,14 @@ class Networks:
 
     @cached_property
     def unet(self) -> UNet:
-        """The image U-Net that all stages share."""
+        """The image U-Net that all stages share.
+
+        Raises:
+            ValueError: if another backbone was given that has another shape.
+        """
         folder = self._backbone / "unet" if self._backbone else self._part("backbone/unet")
+        if self._backbone and self.has("backbone/unet"):
+            check_same_shape(folder, self.folder / "backbone" / "unet")
         return self._on_device(load_unet(folder, self.dtype))
 
     @cached_property
@@ -232,9 +238,10 @@ class Networks:
         factor, channels = spatial_factor(self.autoencoder), self.autoencoder.config["latent_channels"]
         for side in size or (config.height, config.width):
             if side < factor or side % factor:
+                below = side - side % factor
+                near = [str(choice) for choice in (below, below + factor) if choice > 0]
                 raise ValueError(
-                    f"size {side} does not divide by the autoencoder's factor {factor}; "
-                    f"use {max(factor, side - side % factor)} or {side - side % factor + factor}"
+                    f"size {side} does not divide by the autoencoder's factor {factor}; use {' or '.join(near)}"
                 )
         height, width = size or (config.height, config.width)
         return clips, num_frames, channels, height // factor, width // factor

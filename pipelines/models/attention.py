@@ -113,7 +113,7 @@ class _FrameAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, bias = ctx.saved_tensors
         grad_inputs = [torch.empty_like(x) for x in (query, key, value)]
-        for clip in zip(query, key, value, grads[0], *grad_inputs, strict=True):
+        for clip in zip(query, key, value, grads[0].contiguous(), *grad_inputs, strict=True):
             q, k, v, grad, grad_q, grad_k, grad_v = (_by_position(x, ctx.heads) for x in clip)
             weights = _weights(q, k, bias)
             grad_weights = v @ grad.mT

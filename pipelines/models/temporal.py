@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-CONTEXT_CHANNELS = (0, 3, 5)
-"""No context, low-resolution colours (upsamplers), masked latents and their mask (prediction, interpolation)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalConfig:
@@ -28,7 +25,8 @@ class TemporalConfig:
         mix: one blend factor for all frames, or one for each frame of a clip of fixed length.
         num_frames: clip length of a per-frame mix; None for a scalar mix, which runs at any length.
         cross_attention_dim: width of the tokens that temporal layers attend to; None leaves the cross-attention out.
-        context_channels: channels of the known frames that enter every temporal convolution: 0, 3 or 5.
+        context_channels: channels of the known frames that enter every temporal convolution: 0 for none, 3 for the
+            colours of low resolution, z + 1 (5) for masked latents and their mask.
         context_width: channels of the learned, down-sampled context.
         embeds_context_level: whether the noise level of the context is a further input of the temporal convolutions.
         embeds_fps: whether the frame rate is a further token of the temporal cross-attention (interpolation: one model
@@ -61,8 +59,13 @@ class TemporalConfig:
                 f"mix={self.mix!r} with num_frames={self.num_frames}: a per-frame mix needs its number of frames, "
                 "a scalar mix takes None"
             )
-        if self.context_channels not in CONTEXT_CHANNELS:
-            raise ValueError(f"context_channels={self.context_channels}; use one of {CONTEXT_CHANNELS}")
+        if self.context_channels < 0 or self.context_width < 1 or self.attention_blocks < 1:
+            raise ValueError(
+                f"context_channels={self.context_channels}, context_width={self.context_width}, "
+                f"attention_blocks={self.attention_blocks}; the first may be 0, the others must be positive"
+            )
+        if self.attention_window is not None and self.attention_window < 0:
+            raise ValueError(f"attention_window={self.attention_window}; use a number of frames, or None for all")
         if not (self.convolution or self.attention):
             raise ValueError("convolution and attention are both off; a video model needs at least one")
         if self.embeds_fps and (self.cross_attention_dim is None or not self.attention):

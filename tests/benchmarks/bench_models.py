@@ -103,15 +103,13 @@ def make_pair(widths: tuple[int, ...], num_tokens: int) -> Pair:
         parameter.requires_grad_(any(part in name for part in TEMPORAL))
     noisy, image = torch.randn(2, *SHAPE)
     text, time_ids, timestep = torch.randn(1, num_tokens, TOKEN_DIM), torch.rand(1, 3), torch.tensor([300.0])
-    both, conditions = (
-        torch.cat([noisy, image], dim=2),
-        Conditions(text=text, context=image, class_labels=embed_time_ids(time_ids, TIME_ID_DIM)),
-    )
+    both = torch.cat([noisy, image], dim=2)
+    conditions = Conditions(text=text, context=image, class_labels=embed_time_ids(time_ids, TIME_ID_DIM))
     pair = Pair(
-        svd,
-        ours,
-        lambda: svd(both, timestep, text, time_ids).sample,
-        lambda: ours(noisy, timestep, conditions),
+        svd=svd,
+        ours=ours,
+        predict_svd=lambda: svd(both, timestep, text, time_ids).sample,
+        predict_ours=lambda: ours(noisy, timestep, conditions),
     )
     with torch.no_grad():
         torch.testing.assert_close(pair.predict_svd(), pair.predict_ours(), rtol=1e-4, atol=1e-4)
@@ -156,24 +154,26 @@ def parts(repeats: int) -> None:
     print("\nForward and backward of parts: PyTorch's usual formulation, ours")
     for heads, width in ((8, 8), (2, 32), (5, 64)):
         inputs = torch.randn(3, 1, 8, 512, heads * width, requires_grad=True)
+        gradient = torch.randn_like(inputs[0])
 
-        def fused(inputs: Tensor = inputs, heads: int = heads) -> None:
+        def fused(inputs: Tensor = inputs, heads: int = heads, gradient: Tensor = gradient) -> None:
             folded = (rearrange(x, "b t n (h d) -> (b n) h t d", h=heads) for x in inputs)
             attended = functional.scaled_dot_product_attention(*folded)
-            rearrange(attended, "(b n) h t d -> b t n (h d)", b=1).sum().backward()
+            rearrange(attended, "(b n) h t d -> b t n (h d)", b=1).backward(gradient)
 
-        def ours(inputs: Tensor = inputs, heads: int = heads) -> None:
-            attend_over_frames(*inputs, heads).sum().backward()
+        def ours(inputs: Tensor = inputs, heads: int = heads, gradient: Tensor = gradient) -> None:
+            attend_over_frames(*inputs, heads).backward(gradient)
 
         show(f"attention over 8 frames, {heads} heads of {width}", *cpu_ms((fused, ours), repeats), "ms", None)
     for channels, kernel in ((64, 1), (320, 1), (64, 3), (256, 3)):
         conv, volume = TimeConv(channels, channels, kernel), torch.randn(1, channels, 8, 16, 32, requires_grad=True)
+        gradient = torch.randn_like(volume)
 
-        def three(conv: TimeConv = conv, volume: Tensor = volume) -> None:
-            functional.conv3d(volume, conv.weight, conv.bias, padding=conv.padding).sum().backward()
+        def three(conv: TimeConv = conv, volume: Tensor = volume, gradient: Tensor = gradient) -> None:
+            functional.conv3d(volume, conv.weight, conv.bias, padding=conv.padding).backward(gradient)
 
-        def fast(conv: TimeConv = conv, volume: Tensor = volume) -> None:
-            conv(volume).sum().backward()
+        def fast(conv: TimeConv = conv, volume: Tensor = volume, gradient: Tensor = gradient) -> None:
+            conv(volume).backward(gradient)
 
         show(f"convolution (3, {kernel}, {kernel}), {channels} channels", *cpu_ms((three, fast), repeats), "ms", None)
 

@@ -13,7 +13,6 @@ from pipelines.models.discriminator import (
     feature_distance,
     laplacian_distance,
 )
-from pipelines.models.temporal_convolution import TimeConv
 
 
 @pytest.fixture
@@ -36,21 +35,6 @@ def test_discriminator_sees_the_order_of_frames(discriminator):
     changed = frames.clone()
     changed[:, 0] += 1
     assert not torch.allclose(discriminator(changed)[:, 3], logits[:, 3], atol=1e-5)
-
-
-@pytest.mark.parametrize(("channels", "kernel", "stride"), [(8, 3, 1), (8, 4, 2), (8, 1, 1), (130, 3, 1)])
-def test_time_conv_equals_three_dimensional_convolution(channels, kernel, stride):
-    conv = TimeConv(channels, 5, kernel, stride=stride)
-    hidden = torch.randn(2, channels, 4, 8, 6, requires_grad=True)
-    expected = functional.conv3d(hidden, conv.weight, conv.bias, conv.stride, conv.padding)
-    actual = conv(hidden)
-    assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    grad = torch.randn_like(expected)
-    inputs = (hidden, conv.weight, conv.bias)
-    for one, other in zip(
-        torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
-    ):
-        assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_hinge_losses_by_hand():

@@ -11,7 +11,6 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from pipelines.models import lean
-from pipelines.models.attention import attend_over_frames
 from pipelines.models.lean_backbone import lighten, recompute_transformers
 
 
@@ -118,30 +117,6 @@ def test_gate_equals_its_parts_and_keeps_the_input(tokens):
     hidden, gates = tokens.chunk(2, dim=-1)
     assert_same_gradients(lean.gate(tokens), hidden * functional.gelu(gates), [tokens])
     assert kept_bytes(lambda: lean.gate(tokens), []) == tokens.nbytes
-
-
-@pytest.mark.parametrize("num_frames", [4, 30])
-@pytest.mark.parametrize("is_masked", [False, True])
-def test_attend_over_frames_equals_a_loop_over_positions(num_frames, is_masked):
-    query, key, value = torch.randn(3, 2, num_frames, 5, 6, dtype=torch.float64)
-    inputs = [x.requires_grad_() for x in (query.clone(), key.clone(), value.clone())]
-    bias = None
-    if is_masked:
-        index = torch.arange(num_frames)
-        bias = torch.zeros(num_frames, num_frames, dtype=torch.float64)
-        bias.masked_fill_(index[:, None] - index > 1, -torch.inf)
-
-    def loop(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.zeros_like(q)
-        for b in range(2):
-            for n in range(5):
-                for head in (slice(0, 2), slice(2, 4), slice(4, 6)):
-                    scores = q[b, :, n, head] @ k[b, :, n, head].T / 2**0.5
-                    scores = scores if bias is None else scores + bias
-                    out[b, :, n, head] = scores.softmax(dim=1) @ v[b, :, n, head]
-        return out
-
-    assert_same_gradients(attend_over_frames(*inputs, 3, bias), loop(*inputs), inputs, exact=False)
 
 
 @pytest.mark.parametrize("changes", [{"out_channels": 16}, {"temb_channels": None}, {"output_scale_factor": 2.0}])

@@ -372,19 +372,3 @@ def test_video_unet_refuses_another_family_and_adapters(make_unet):
     adapted.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(IPAdapterAttnProcessor2_0(64, TEXT_DIM))
     with pytest.raises(ValueError, match=r"mid_block.*IPAdapterAttnProcessor2_0.*remove the adapter"):
         VideoUNet(adapted, config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mix": "per_frame"}, "a per-frame mix needs its number of frames"),
-        ({"num_frames": 8}, "a scalar mix takes None"),
-        ({"context_channels": 4}, r"context_channels=4; use one of \(0, 3, 5\)"),
-        ({"convolution": False, "attention": False}, "both off"),
-        ({"embeds_fps": True}, "set cross_attention_dim"),
-        ({"convolution": False, "context_channels": 5}, "context enters the temporal convolutions"),
-    ],
-)
-def test_temporal_config_refuses_contradictions(changes, message):
-    with pytest.raises(ValueError, match=message):
-        TemporalConfig(**({"mix": "scalar", "cross_attention_dim": None} | changes))

@@ -1,0 +1,66 @@
+"""The video U-Net of Stable Diffusion 2.1's shape at full size, once, in a process of its own."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from pipelines.models import architectures
+from pipelines.models.conditioning import Conditions
+from pipelines.models.temporal import TemporalConfig
+from pipelines.models.video_unet import VideoUNet
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (1, 8, 4, 40, 64)
+"""8 frames of 320x512 pixels."""
+LIMIT_BYTES = 12 * 2**30
+"""Half of the machine that the network must fit on, so that it does not swap beside others."""
+
+
+def forward() -> dict[str, float]:
+    with torch.device("meta"):
+        config = TemporalConfig(mix="scalar", cross_attention_dim=1024)
+        network = VideoUNet(UNet2DConditionModel(**architectures.sd21_unet()), config)
+    network = network.to(torch.bfloat16).to_empty(device="cpu").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        fan = parameter[0].numel() if parameter.ndim > 1 else 0
+        parameter.normal_(0.0 if fan else 1.0, fan**-0.5 if fan else 0.02, generator=generator)
+    noisy = torch.randn(SHAPE, generator=generator).bfloat16()
+    text = torch.randn((1, 77, 1024), generator=generator).bfloat16()
+    with torch.inference_mode():
+        started, started_cpu = time.perf_counter(), time.process_time()
+        prediction = network(noisy, torch.tensor([500.0]), Conditions(text=text))
+    assert prediction.shape == SHAPE
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "is_finite": bool(prediction.isfinite().all()),
+        "wall_s": time.perf_counter() - started,
+        "cpu_s": time.process_time() - started_cpu,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "swaps": resource.getrusage(resource.RUSAGE_SELF).ru_nswap,
+    }
+
+
+@pytest.mark.slow
+def test_stable_diffusion_21_video_unet_runs_8_frames_of_320x512_in_bfloat16() -> None:
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if available < LIMIT_BYTES // 2:
+        pytest.skip(f"{available / 2**30:.1f} GiB of memory are free, the network takes about 6")
+    command = [sys.executable, __file__]
+    answer = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, check=True)
+    measured = json.loads(answer.stdout.splitlines()[-1])
+    assert measured["parameters"] == pytest.approx((865.91 + 656.08) * 1e6, rel=1e-3)
+    assert measured["is_finite"]
+    assert measured["peak_bytes"] < LIMIT_BYTES
+
+
+if __name__ == "__main__":
+    print(json.dumps(forward()))

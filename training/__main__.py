@@ -1,5 +1,6 @@
 """`python -m training PRESET --shards SHARDS --out CHECKPOINT`: train one network of a system."""
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,12 @@ from training.presets import make_preset, preset_names
 from training.reduction import Workers
 from training.task import Inputs
 from training.worker import Job, Outcome, run_worker
+
+# Imported only when asked for: measuring needs more than training.
+COMMANDS = {
+    "evaluate": ("training.evaluate", "sample a checkpoint, measure it against real clips, write a report"),
+    "reader": ("training.evaluation.train_reader", "train the network that reads labels and boxes off frames"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,9 @@ class Arguments:
 def main(arguments: Sequence[str]) -> ExitCode:
     """Parse a command line and carry it out."""
     name, rest = _preset_name(arguments)
+    if name in COMMANDS:
+        code: ExitCode = importlib.import_module(COMMANDS[name][0]).main(rest)
+        return code
     parsed = tyro.cli(
         Arguments,
         args=list(rest),
@@ -111,6 +121,8 @@ def _preset_name(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
         return arguments[0], arguments[1:]
     print("usage: python -m training PRESET [options]    (PRESET --help lists the options)\n\npresets:")
     print("\n".join(f"  {name}" for name in preset_names()))
+    print("\nor: python -m training COMMAND [options]\n")
+    print("\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()))
     raise SystemExit(ExitCode.DONE if arguments and arguments[0] in ("-h", "--help") else ExitCode.BAD_ARGUMENTS)
 
 

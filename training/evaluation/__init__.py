@@ -1,0 +1,1 @@
+"""Measuring a checkpoint: real and generated clips to features, features to figures, figures to a report."""

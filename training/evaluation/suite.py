@@ -1,0 +1,211 @@
+"""What is made to evaluate a checkpoint, and what is said of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from pipelines.metrics.boxes import BoxAgreement, add_frame
+from pipelines.metrics.inception_score import inception_score
+from pipelines.networks import BOXES, UPSAMPLER, Networks
+from pipelines.stages import UPSAMPLING
+from training.evaluation.figures import Figure, Skipped
+from training.evaluation.gathered import OTHER_REAL, REAL, Gathered
+from training.evaluation.measuring import PROBABILITIES, Job
+from training.evaluation.reference import Window
+
+Part = Literal["clips", "decoder", "upsampler", "rollout", "boxes"]
+PARTS: tuple[Part, ...] = ("clips", "decoder", "upsampler", "rollout", "boxes")
+
+VIDEO, PER_FRAME = "video model", "image model per frame"
+DECODED, DECODED_PER_FRAME = "decoder, temporal", "decoder, image-only"
+UPSAMPLED, UPSAMPLED_PER_FRAME = "upsampler, temporal", "upsampler, per frame"
+LARGE, OTHER_LARGE = "large real", "large real, other half"
+ROLLOUT, FROM_BOXES = "roll-out", "from boxes"
+FINE, OTHER_FINE = f"{REAL}, fine", f"{OTHER_REAL}, fine"
+FINE_SETS = (FINE, OTHER_FINE, DECODED, DECODED_PER_FRAME)
+LARGE_SETS = (LARGE, OTHER_LARGE, UPSAMPLED, UPSAMPLED_PER_FRAME)
+SHOWN = 6
+MIN_BOX = 1 / 32
+"""Boxes narrower than this share of the width are not asked for: eight pixels of 256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves:
+    """Real clips in two sets of equal size, of different videos."""
+
+    one: Sequence[Window]
+    other: Sequence[Window]
+
+
+def plan_jobs(
+    networks: Networks,
+    parts: Sequence[Part],
+    clips: Halves,
+    *,
+    fine: Halves | None,
+    large: Halves | None,
+    rollouts: int,
+) -> tuple[list[Job], list[Skipped]]:
+    """Every clip to make and measure.
+
+    Args:
+        networks: of the checkpoint.
+        parts: of the system to measure.
+        clips: real clips at the rate of the generated ones.
+        fine: real clips at the rate of video, for the decoder.
+        large: real clips of the upsampler's size.
+        rollouts: number of long clips.
+    """
+    # The generated clips take the labels of the real clips they are not compared with.
+    jobs = [*_jobs("real", REAL, clips.one), *_jobs("real", OTHER_REAL, clips.other)]
+    skipped: list[Skipped] = []
+    if "clips" in parts:
+        jobs += [*_jobs("clip", VIDEO, clips.other), *_ways(_jobs("clip", PER_FRAME, clips.other))]
+    if "decoder" in parts and networks.has("decoder") and fine is not None:
+        jobs += [*_jobs("real", FINE, fine.one), *_jobs("real", OTHER_FINE, fine.other)]
+        jobs += [*_jobs("decoder", DECODED, fine.other), *_ways(_jobs("decoder", DECODED_PER_FRAME, fine.other))]
+    elif "decoder" in parts:
+        skipped.append(Skipped(name="decoder", why="the checkpoint has no temporal decoder"))
+    if "upsampler" in parts and networks.has(f"temporal/{UPSAMPLER}") and large is not None:
+        again = [
+            *_jobs("upsampler", UPSAMPLED, large.other),
+            *_ways(_jobs("upsampler", UPSAMPLED_PER_FRAME, large.other)),
+        ]
+        real = [*_jobs("real", LARGE, large.one), *_jobs("real", OTHER_LARGE, large.other)]
+        jobs += [replace(job, scale=UPSAMPLING) for job in [*real, *again]]
+    elif "upsampler" in parts:
+        has = networks.has(f"temporal/{UPSAMPLER}")
+        why = "give videos of four times the size by --large-corpus" if has else "the checkpoint has no upsampler"
+        skipped.append(Skipped(name="upsampler", why=why))
+    if "rollout" in parts and "prediction" in networks.stage_names():
+        jobs += list(_jobs("rollout", ROLLOUT, clips.other[:rollouts]))
+    elif "rollout" in parts:
+        skipped.append(Skipped(name="roll-out", why="the checkpoint has no prediction stage"))
+    with_boxes = [window for window in map(_large_boxes, clips.other) if window.boxes]
+    if "boxes" in parts and networks.has(BOXES) and with_boxes:
+        jobs += list(_jobs("boxes", FROM_BOXES, with_boxes))
+    elif "boxes" in parts:
+        why = "the corpus has no boxes" if networks.has(BOXES) else "the checkpoint has no box-conditioned image model"
+        skipped.append(Skipped(name="boxes", why=why))
+    return jobs, skipped
+
+
+def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> Iterator[Figure]:
+    """Figures of every set that was made."""
+    for of in (VIDEO, PER_FRAME):
+        if of in gathered.sets:
+            yield from gathered.distances(of)
+            yield from _inception_score(gathered, of)
+            yield from _labels(gathered, of, terciles)
+    yield from _flickers(gathered)
+    if DECODED in gathered.sets:
+        for of in (DECODED, DECODED_PER_FRAME):
+            yield from gathered.distances(of, reference=FINE, floor=OTHER_FINE)
+            yield from _differences(gathered, of)
+    if UPSAMPLED in gathered.sets:
+        for of in (UPSAMPLED, UPSAMPLED_PER_FRAME):
+            yield from gathered.distances(of, reference=LARGE, floor=OTHER_LARGE)
+            yield from _differences(gathered, of)
+    if f"{ROLLOUT} first" in gathered.sets:
+        for end in ("first", "last"):
+            yield from gathered.distances(f"{ROLLOUT} {end}", floor=None)
+    if FROM_BOXES in gathered.sets:
+        yield from _boxes(gathered)
+    yield from _ratios(gathered)
+
+
+def _jobs(kind: str, of: str, windows: Sequence[Window]) -> Iterator[Job]:
+    for index, window in enumerate(windows):
+        yield Job(kind=kind, of=of, index=index, window=window, keeps_frames=index < SHOWN)  # type: ignore[arg-type]
+
+
+def _ways(jobs: Iterator[Job]) -> list[Job]:
+    return [replace(job, way="per frame") for job in jobs]
+
+
+def _large_boxes(window: Window) -> Window:
+    return replace(window, boxes=tuple(box for box in window.boxes if box[2] - box[0] >= MIN_BOX))
+
+
+def _labels(gathered: Gathered, of: str, terciles: tuple[float, float] | None) -> Iterator[Figure]:
+    """Share of clips in which the reader finds the labels that were asked for, and in real clips those they have."""
+    if not gathered.has("night", of, REAL):
+        return
+    for name, right in (("day or night right", _night_right), ("crowdedness tercile right", _tercile_right(terciles))):
+        values, real = right(gathered, of), right(gathered, REAL)
+        if values:
+            floor = sum(real) / len(real) if real else None
+            note = "read by the scene reader; the floor is its accuracy on real clips"
+            yield gathered.mean(name, of, values, floor=floor, better="higher", note=note)
+
+
+def _inception_score(gathered: Gathered, of: str) -> Iterator[Figure]:
+    if gathered.has(PROBABILITIES, of):
+        score = inception_score(torch.cat(gathered.clips(PROBABILITIES, of)), num_splits=1)
+        yield gathered.score("IS", of, score.mean, "inception-v3-fid")
+
+
+def _night_right(gathered: Gathered, of: str) -> list[float]:
+    pairs = zip(gathered.clips("asked", of), gathered.clips("night", of), strict=True)
+    return [float((said[0] > 0.5).item() == bool(asked[0, 0])) for asked, said in pairs if asked[0, 0] >= 0]
+
+
+def _tercile_right(terciles: tuple[float, float] | None) -> Callable[[Gathered, str], list[float]]:
+    def right(gathered: Gathered, of: str) -> list[float]:
+        if terciles is None:
+            return []
+        edges = torch.tensor(terciles, dtype=torch.float64)
+        pairs = zip(gathered.clips("asked", of), gathered.clips("count", of), strict=True)
+        return [
+            float(torch.bucketize(asked[0, 1], edges).item() == torch.bucketize(said[0].double(), edges).item())
+            for asked, said in pairs
+            if asked[0, 1] >= 0
+        ]
+
+    return right
+
+
+def _flickers(gathered: Gathered) -> Iterator[Figure]:
+    real = gathered.clips("flicker", REAL) if gathered.has("flicker", REAL) else []
+    floor = torch.cat(real).mean().item() if real else None
+    for of in (VIDEO, PER_FRAME):
+        if gathered.has("flicker", of):
+            yield gathered.mean("flicker", of, torch.cat(gathered.clips("flicker", of)).tolist(), floor=floor)
+
+
+def _differences(gathered: Gathered, of: str) -> Iterator[Figure]:
+    for name in ("PSNR", "SSIM", "motion error", "ST-LPIPS-Alex", "ST-LPIPS-VGG"):
+        if gathered.has(name, of):
+            better = "higher" if name in ("PSNR", "SSIM") else "lower"
+            yield gathered.mean(name, of, torch.cat(gathered.clips(name, of)).tolist(), better=better)
+
+
+def _boxes(gathered: Gathered) -> Iterator[Figure]:
+    """Share of given boxes that hold a vehicle: of each frame, then the mean over frames."""
+    if not gathered.has("boxes", FROM_BOXES):
+        return
+    recalls, overlaps = [], []
+    pairs = zip(gathered.clips("given boxes", FROM_BOXES), gathered.clips("boxes", FROM_BOXES), strict=True)
+    for given, found in pairs:
+        with_area = found[(found[:, 2:] > found[:, :2]).all(dim=1)]
+        agreement = add_frame(BoxAgreement(), given, with_area.to(given))
+        recalls.append(agreement.recall)
+        overlaps.append(agreement.mean_iou)
+    note = "boxes found by the scene reader; its own recall on real frames stands in its record"
+    yield gathered.mean("given boxes with a vehicle", FROM_BOXES, recalls, better="higher", note=note)
+    yield gathered.mean("mean IoU of given boxes", FROM_BOXES, overlaps, better="higher")
+
+
+def _ratios(gathered: Gathered) -> Iterator[Figure]:
+    for name, network, above, below, reference in (
+        ("FVD ratio", "i3d-kinetics400", DECODED_PER_FRAME, DECODED, FINE),
+        ("FVD ratio", "i3d-kinetics400", UPSAMPLED_PER_FRAME, UPSAMPLED, LARGE),
+        ("FVD ratio", "i3d-kinetics400", PER_FRAME, VIDEO, REAL),
+        ("FVD ratio", "i3d-kinetics400", VIDEO, OTHER_REAL, REAL),
+        ("FD-EffLite0 ratio", "efficientnet-lite0", f"{ROLLOUT} last", f"{ROLLOUT} first", REAL),
+    ):
+        found = gathered.ratio(network, above, below, reference=reference)
+        if found is not None:
+            yield gathered.ratio_figure(name, network, f"{above} / {below}", found, above)

@@ -14,15 +14,14 @@ from pipelines.conditions import Wish, read_boxes
 from pipelines.describe import describe
 from pipelines.generation import Generation
 from pipelines.generation_plan import Request, Step, make_plan, work
-from pipelines.models.autoencoder import decode_latents, encode_moments, sample_latents
-from pipelines.models.latent_space import latent_scaling, spatial_factor
+from pipelines.interchange import export_svd, import_networks
+from pipelines.looking import reconstructions, sheet_of
+from pipelines.models.lora import Adapter
 from pipelines.networks import Networks
-from pipelines.pixels import to_float, to_uint8
 from pipelines.presets import PRESETS
 from pipelines.scenes import parse_scene
 from pipelines.tensors import VideoFrames
-from pipelines.video_decode import VideoError, VideoInfo, probe
-from pipelines.video_io import contact_sheet, read_clip
+from pipelines.video_io import contact_sheet
 from pipelines.video_output import check_output, read_picture, watch, write_video
 
 BAR = "{desc:<13} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -45,11 +44,15 @@ class Generate:
         num_frames: frames of the finished clip.
         minutes: its length instead.
         size: height and width before upsampling; default those of training.
-        backbone: diffusers folder with another image model (and text encoder), such as a personalised one.
+        backbone: diffusers folder or hub id of another image model (and text encoder), such as a personalised one.
+        lora: low-rank adapter to fuse into the image model (and text encoder): a .safetensors file.
+        lora_scale: its strength.
         stages: which run: one of image, keyframes, prediction to start, further interpolation, upsampler; default all.
         paper_mode: sample as the paper does, with more and other steps.
         steps: denoising steps of every stage; default the checkpoint's.
         guidance_scale: strength of guidance before interpolation; default the checkpoint's.
+        guidance_last: its strength at the last frame of a window, rising from guidance-scale at the first.
+        guidance_interval: noise (sigma / alpha) between which there is guidance, such as 0.28 5.42; default always.
         seed: equal seeds give equal clips; several give several futures of one first picture.
         sheet: also write a PNG with frames of the clips, a row each.
         device: such as cpu or cuda.
@@ -68,10 +71,14 @@ class Generate:
     minutes: float | None = None
     size: tuple[int, int] | None = None
     backbone: str | None = None
+    lora: Path | None = None
+    lora_scale: float = 1.0
     stages: tuple[Step, ...] | None = None
     paper_mode: bool = False
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_last: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     seed: tuple[int, ...] = (0,)
     sheet: Path | None = None
     device: str = "cpu"
@@ -87,6 +94,34 @@ class Describe:
     """
 
     preset: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Put networks of another format into a checkpoint: Stable Diffusion, its x4 upscaler, Stable Video Diffusion.
+
+    Attributes:
+        source: diffusers folder, its id on the hub, or an original-format .safetensors file.
+        checkpoint: checkpoint folder; made if missing.
+        config: for an original-format file, a diffusers folder or id with the settings of its model.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    config: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a checkpoint of Stable Video Diffusion's layout as a folder that diffusers loads.
+
+    Attributes:
+        checkpoint: checkpoint folder.
+        target: diffusers folder to write.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +163,11 @@ def generate(command: Generate) -> None:
     if not command.seed:
         raise ValueError("no seed; give one number or more, such as --seed 0")
     networks = Networks(
-        command.checkpoint, device=command.device, dtype=getattr(torch, command.dtype), backbone=command.backbone
+        command.checkpoint,
+        device=command.device,
+        dtype=getattr(torch, command.dtype),
+        backbone=command.backbone,
+        adapter=Adapter.read(command.lora, command.lora_scale) if command.lora else None,
     )
     request = _request(command, networks)
     plan = make_plan(networks, request)
@@ -170,6 +209,8 @@ def _request(command: Generate, networks: Networks) -> Request:
         size=command.size,
         num_steps=command.steps,
         guidance_scale=command.guidance_scale,
+        guidance_last=command.guidance_last,
+        guidance_interval=command.guidance_interval,
         paper_mode=command.paper_mode,
     )
 
@@ -187,52 +228,10 @@ def describe_preset(command: Describe) -> None:
     print(describe(PRESETS[command.preset]()))
 
 
-def reconstruct(command: Reconstruct) -> None:
-    """Encode and decode frames of clips and write them below the originals."""
-    networks = Networks(command.checkpoint)
-    config = networks.first_config() if networks.stage_names() else None
-    rows = []
-    for path in command.videos:
-        size = (config.height, config.width) if config else whole_size(networks, path)
-        original = read_evenly(path, command.columns, size)
-        with torch.inference_mode():
-            moments = encode_moments(networks.autoencoder, to_float(original)[None])
-            latents = sample_latents(moments, latent_scaling(networks.autoencoder), None)
-            decoded = decode_latents(networks.autoencoder, latents, overlap=0)
-        rows += [original, to_uint8(decoded[0])]
-    command.out.write_bytes(contact_sheet(rows, columns=command.columns))
-
-
-def sheet(command: Sheet) -> None:
-    """Write a contact sheet of videos."""
-    first = look_at(command.videos[0])
-    rows = [read_evenly(path, command.columns, (first.height, first.width)) for path in command.videos]
-    command.out.write_bytes(contact_sheet(rows, columns=command.columns, scale=command.scale))
-
-
-def read_evenly(path: str, count: int, size: tuple[int, int]) -> VideoFrames:
-    """Read `count` frames spread evenly over a video."""
-    info = look_at(path)
-    fps = (count - 1) / (info.end - info.start) if count > 1 and len(info.pts) > 1 else info.fps
-    return read_clip(path, num_frames=min(count, len(info.pts)), fps=min(fps, info.fps), size=size, info=info)
-
-
-def look_at(path: str) -> VideoInfo:
-    """Probe a video.
-
-    Raises:
-        ValueError: naming the file that is no video.
-    """
-    try:
-        return probe(path)
-    except VideoError as err:
-        raise ValueError(f"{path}: {err}; give a video file") from err
-
-
-def whole_size(networks: Networks, path: str) -> tuple[int, int]:
-    """Largest size (height, width) of a video that the autoencoder's factor divides."""
-    factor, info = spatial_factor(networks.autoencoder), look_at(path)
-    return info.height - info.height % factor, info.width - info.width % factor
+def import_command(command: Import) -> None:
+    """Put the networks into the checkpoint and name the parts written."""
+    for part in import_networks(command.checkpoint, command.source, config=command.config):
+        print(command.checkpoint / part)
 
 
 def main() -> None:
@@ -240,6 +239,8 @@ def main() -> None:
     command = tyro.cli(
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Describe, tyro.conf.subcommand("describe")]
+        | Annotated[Import, tyro.conf.subcommand("import")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Sheet, tyro.conf.subcommand("sheet")],
         prog="python -m pipelines",
@@ -251,10 +252,15 @@ def main() -> None:
                 generate(command)
             case Describe():
                 describe_preset(command)
+            case Import():
+                import_command(command)
+            case Export():
+                export_svd(command.checkpoint, command.target)
             case Reconstruct():
-                reconstruct(command)
+                networks = Networks(command.checkpoint)
+                command.out.write_bytes(reconstructions(networks, command.videos, command.columns))
             case Sheet():
-                sheet(command)
+                command.out.write_bytes(sheet_of(command.videos, command.columns, command.scale))
     except (ValueError, OSError) as err:
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         sys.exit(2)

@@ -3,10 +3,11 @@
     CHECKPOINT/
       videoldm.json            layout version, name of the system, sha256 of every file
       backbone/                a diffusers folder: unet/ vae/ scheduler/ [text_encoder/ tokenizer/], and condition/
-      temporal/STAGE/          config.json and model.safetensors: temporal weights only
+      temporal/STAGE/          config.json and model.safetensors: temporal weights only; unet/ if trained with them
       decoder/                 config.json and model.safetensors: temporal weights of the decoder
       upsampler/               its own unet/ and, if it works on latents, vae/ [text_encoder/ tokenizer/]
       boxes/                   an image model conditioned on vehicle boxes: unet/ and condition/
+      svd/                     of Stable Video Diffusion: its image_encoder/ and feature_extractor/
 
 Weights are safetensors only. A file that is missing or differs from its digest is an error that names it.
 """

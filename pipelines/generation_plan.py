@@ -36,6 +36,8 @@ class Request:
         size: height and width before upsampling; default those trained on.
         num_steps: denoising steps of every stage; default each stage's own.
         guidance_scale: of the stages before interpolation; default each stage's own.
+        guidance_last: of those stages, at the last frame of a window; default the same at every frame.
+        guidance_interval: noise (sigma / alpha) between which those stages are guided; default at every step.
         paper_mode: sample as the paper does.
     """
 
@@ -47,6 +49,8 @@ class Request:
     size: tuple[int, int] | None = None
     num_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_last: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     paper_mode: bool = False
 
 
@@ -90,6 +94,11 @@ def make_plan(networks: Networks, request: Request) -> Plan:
     """
     check_wish(networks, request.wish)
     config, start, runs = networks.first_config(), _start(networks, request), _runs(networks, request)
+    if config.temporal.svd_eps:
+        raise ValueError(
+            f"{networks.manifest.name!r} has the layout of Stable Video Diffusion, whose picture embedding and motion "
+            "number are not made here; `python -m pipelines export` gives the folder that diffusers samples"
+        )
     passes = PASSES if runs("interpolation") else 0
     rates = interpolation_rates(config.fps, networks.stage_config("interpolation") if passes else None)
     fps = rates[-1] if rates else config.fps
@@ -156,9 +165,15 @@ def sampling_of(name: str, config: StageConfig, stage: StageName, request: Reque
             sampler = replace(sampler, spacing="trailing", steps_offset=0)
     if request.num_steps is not None:
         sampler = replace(sampler, num_steps=request.num_steps)
-    if request.guidance_scale is not None and stage in ("keyframes", "prediction"):
-        scale = request.guidance_scale
-    return Sampling(sampler=sampler, guidance_scale=scale, seed=seed)
+    if stage not in ("keyframes", "prediction"):
+        return Sampling(sampler=sampler, guidance_scale=scale, seed=seed)
+    return Sampling(
+        sampler=sampler,
+        guidance_scale=scale if request.guidance_scale is None else request.guidance_scale,
+        guidance_last=request.guidance_last,
+        guidance_interval=request.guidance_interval,
+        seed=seed,
+    )
 
 
 def paper_config(name: str, stage: StageName) -> StageConfig:
@@ -191,7 +206,7 @@ def work(networks: Networks, request: Request, plan: Plan) -> dict[str, float]:
 
     def denoising(stage: StageName, frames: int, positions: float, parts: str) -> float:
         sampling = sampling_of(name, networks.stage_config(stage), stage, request, 0)
-        sides = 1 if sampling.guidance_scale in (0.0, 1.0) else 2
+        sides = 1 if sampling.guidance_scale in (0.0, 1.0) and sampling.guidance_last is None else 2
         return sampling.sampler.num_steps * frames * positions * sides * networks.weight_bytes(parts)
 
     first: StageName = "keyframes" if "keyframes" in networks.stage_names() else "prediction"

@@ -1,6 +1,7 @@
 """Networks from diffusers folders, by the class that their config names; other families are refused before loading."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from huggingface_hub import snapshot_download
 
 from pipelines.diffusion.noise import NoiseConfig
 from pipelines.diffusion.scheduler_config import noise_config_from_diffusers
@@ -20,6 +22,29 @@ SHAPE = ("in_channels", "out_channels", "block_out_channels", "layers_per_block"
 """Settings of a U-Net that decide whether temporal layers fit it."""
 
 AUTOENCODERS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
+"""Files of a folder on the hub: settings, words and weights; never pickles."""
+
+
+def diffusers_folder(name: str) -> Path:
+    """Find a diffusers folder by its path, or by its id on the hub, which is then fetched into the hub's cache.
+
+    Raises:
+        ValueError: if the hub does not give a folder of that name.
+    """
+    path = Path(name)
+    if path.exists() or not HUB_ID.fullmatch(name):
+        return path
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FETCHED), ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+    except (OSError, ValueError) as err:
+        raise ValueError(
+            f"no folder {name!r} here, and the hub does not give it ({str(err).splitlines()[0]}); give the path of a "
+            "diffusers folder"
+        ) from err
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> UNet:
@@ -59,6 +84,20 @@ def check_same_shape(folder: Path, own: Path) -> None:
                 f"backbone {str(folder)!r} has {name}={values.get(name)}, the checkpoint's own {wanted.get(name)}; "
                 "use one fine-tuned from a model of the same shape"
             )
+
+
+def check_same_prediction(folder: Path, noise: NoiseConfig) -> None:
+    """Refuse a backbone that predicts something else than temporal layers were trained to.
+
+    Raises:
+        ValueError: naming both.
+    """
+    other = read_noise(folder)
+    if other is not None and other.prediction != noise.prediction:
+        raise ValueError(
+            f"backbone {str(folder)!r} predicts {other.prediction}, the temporal layers were trained over "
+            f"one that predicts {noise.prediction}; use a backbone fine-tuned from the checkpoint's own"
+        )
 
 
 def usable_device(name: torch.device | str) -> torch.device:

@@ -13,13 +13,23 @@ from torch import nn
 from pipelines import checkpoint
 from pipelines.config import ConditionKind, StageConfig, StageName
 from pipelines.configs import from_json
-from pipelines.diffusion.noise import Denoise, NoiseConfig, NoiseSchedule
+from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.image_stage import ImageStage
-from pipelines.loading import check_same_shape, load_autoencoder, load_unet, read_json, read_noise, usable_device
+from pipelines.loading import (
+    check_same_prediction,
+    check_same_shape,
+    diffusers_folder,
+    load_autoencoder,
+    load_unet,
+    read_json,
+    read_noise,
+    usable_device,
+)
 from pipelines.models.boxes import BoxEncoder
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
-from pipelines.models.latent_space import Autoencoder, spatial_factor
+from pipelines.models.latent_space import Autoencoder, check_size, spatial_factor
+from pipelines.models.lora import TEXT, UNET, Adapter
 from pipelines.models.scene import SceneEncoder
 from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
 from pipelines.models.text import TextEncoder
@@ -63,8 +73,9 @@ class Networks:
         uri: checkpoint folder, local or on S3.
         device: where the networks go.
         dtype: of the weights; sampling keeps its own state in float32.
-        backbone: another diffusers folder whose U-Net (and text encoder) replaces the checkpoint's, such as a
-            personalised one; its shape must be the same.
+        backbone: another diffusers folder, or its id on the hub, whose U-Net (and text encoder) replaces the
+            checkpoint's, such as a personalised one; its shape must be the same.
+        adapter: fused into the image model (U-Net, and its text encoder); temporal layers and their text stay.
 
     Raises:
         ValueError: if the folder is no checkpoint.
@@ -77,11 +88,13 @@ class Networks:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         backbone: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.folder = checkpoint.local_folder(uri)
         self.manifest = checkpoint.read_manifest(self.folder)
         self.device, self.dtype = usable_device(device), dtype
-        self._backbone = Path(backbone) if backbone else None
+        self._backbone = diffusers_folder(backbone) if backbone else None
+        self._adapter = adapter or Adapter({})
 
     @property
     def condition_kind(self) -> ConditionKind:
@@ -105,7 +118,9 @@ class Networks:
         folder = self._backbone / "unet" if self._backbone else self._part("backbone/unet")
         if self._backbone and self.has("backbone/unet"):
             check_same_shape(folder, self.folder / "backbone" / "unet")
-        return self._on_device(load_unet(folder, self.dtype))
+        unet = load_unet(folder, self.dtype)
+        self._adapter.fuse_into(unet, UNET)
+        return self._on_device(unet)
 
     @cached_property
     def scene_encoder(self) -> SceneEncoder:
@@ -130,9 +145,12 @@ class Networks:
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """The text encoder of the image model: that of a personalised backbone if it brings one (appendix H.3)."""
-        if self._backbone is None or not (self._backbone / "text_encoder").is_dir():
+        other = self._backbone if self._backbone and (self._backbone / "text_encoder").is_dir() else None
+        if other is None and not self._adapter.changes(TEXT):
             return self.temporal_text_encoder
-        return self._ready(TextEncoder.from_folder(self._backbone))
+        encoder = TextEncoder.from_folder(other) if other else self._text_encoder("backbone")
+        self._adapter.fuse_into(encoder.model, TEXT)
+        return self._ready(encoder)
 
     @cached_property
     def upsampler_text_encoder(self) -> TextEncoder | None:
@@ -187,7 +205,9 @@ class Networks:
         return self.stage_config("keyframes" if "keyframes" in self.stage_names() else "prediction")
 
     def stage(self, name: StageName, *, attention_window: int | None = None) -> Stage:
-        """Load one video model over the backbone it shares with the others; the upsampler has its own.
+        """Load one video model over the backbone it shares with the others.
+
+        The upsampler has a backbone of its own; so has a stage whose image layers were trained with the temporal ones.
 
         Args:
             name: of the stage.
@@ -198,9 +218,15 @@ class Networks:
             ValueError: if the checkpoint does not hold it, or its weights do not fit the backbone.
         """
         config = self.stage_config(name)
-        unet = self.upsampler_unet if name == UPSAMPLER else self.unet
-        if name != UPSAMPLER:
-            self._check_noise(config.noise)
+        own = f"temporal/{name}/unet"
+        if name == UPSAMPLER:
+            unet = self.upsampler_unet
+        elif self.has(own):
+            unet = self._on_device(load_unet(self._part(own), self.dtype))
+        else:
+            unet = self.unet
+            if self._backbone:
+                check_same_prediction(self._backbone, config.noise)
         temporal = (
             config.temporal if attention_window is None else replace(config.temporal, attention_window=attention_window)
         )
@@ -236,13 +262,7 @@ class Networks:
             ValueError: if a side does not divide by the autoencoder's factor.
         """
         factor, channels = spatial_factor(self.autoencoder), self.autoencoder.config["latent_channels"]
-        for side in size or (config.height, config.width):
-            if side < factor or side % factor:
-                below = side - side % factor
-                near = [str(choice) for choice in (below, below + factor) if choice > 0]
-                raise ValueError(
-                    f"size {side} does not divide by the autoencoder's factor {factor}; use {' or '.join(near)}"
-                )
+        check_size(size or (config.height, config.width), factor)
         height, width = size or (config.height, config.width)
         return clips, num_frames, channels, height // factor, width // factor
 
@@ -254,14 +274,6 @@ class Networks:
         """Bytes of the weights below a part."""
         files = [path for path in self.manifest.files if path.startswith(f"{part}/") and path.endswith(".safetensors")]
         return sum((self.folder / path).stat().st_size for path in files)
-
-    def _check_noise(self, noise: NoiseConfig) -> None:
-        other = read_noise(self._backbone) if self._backbone else None
-        if other is not None and other.prediction != noise.prediction:
-            raise ValueError(
-                f"backbone {str(self._backbone)!r} predicts {other.prediction}, the temporal layers were trained over "
-                f"one that predicts {noise.prediction}; use a backbone fine-tuned from the checkpoint's own"
-            )
 
     def _text_encoder(self, part: str) -> TextEncoder:
         for name in ("text_encoder", "tokenizer"):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.diffusion.frame_masks import interpolation_mask, prediction_mask
-from pipelines.diffusion.guidance import guide
+from pipelines.diffusion.guidance import guide, noise_interval, rising_scale
 from pipelines.diffusion.noise import Denoise
 from pipelines.diffusion.sampler_state import (
     SamplerState,
@@ -59,11 +59,16 @@ class Sampling:
     Attributes:
         sampler: which sampler, how many steps.
         guidance_scale: strength of guidance; 1 is none.
+        guidance_last: strength at the last frame of a window, to which it rises (or falls) linearly from the first;
+            None keeps it the same.
+        guidance_interval: noise sigma / alpha between which there is guidance at all; None guides at every step.
         seed: of all noise; equal seeds give equal results.
     """
 
     sampler: SamplerConfig
     guidance_scale: float
+    guidance_last: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     seed: int
 
 
@@ -124,7 +129,7 @@ def keyframes(
     if state is None or state.done is None:
         start = None if state is None else state.sampler
         seed = f"{sampling.seed}/keyframes"
-        denoise = _guided(stage, (conditions, unconditional), sampling)
+        denoise = _guided(stage, (conditions, unconditional), sampling, shape[1])
         for current, is_last in _sample(stage, denoise, sampling, clip_noise(shape, seed, "start"), start, seed):
             yield StageState(current.latents, None) if is_last else StageState(None, current)
 
@@ -165,7 +170,7 @@ def predict(
         mask = prediction_mask(torch.full((len(video),), window.num_context, device=video.device), size)
         sides = with_given_frames(stage, known, mask, (conditions, unconditional), seed)
         noise = clip_noise(tuple(known.shape), seed, "start")
-        for current, is_last in _sample(stage, _guided(stage, sides, sampling), sampling, noise, start, seed):
+        for current, is_last in _sample(stage, _guided(stage, sides, sampling, size), sampling, noise, start, seed):
             if is_last:
                 video = append_window(video, current.latents, window)[:, :num_frames]
             yield StageState(video, None if is_last else current)
@@ -209,7 +214,7 @@ def interpolate(
         each = repeat_conditions(conditions, gaps), repeat_conditions(unconditional, gaps)
         sides = with_given_frames(stage, known, mask, each, seed)
         noise = clip_noise(tuple(known.shape), seed, "start")
-        for current, is_last in _sample(stage, _guided(stage, sides, sampling), sampling, noise, start, seed):
+        for current, is_last in _sample(stage, _guided(stage, sides, sampling, size), sampling, noise, start, seed):
             if is_last:
                 video = torch.cat([video, join_gaps(part, current.latents)[:, 1:]], dim=1)
             yield StageState(video, None if is_last else current)
@@ -284,8 +289,14 @@ def upsample(
         yield StageState(latents, None) if is_last else StageState(None, current)
 
 
-def _guided(stage: AnyStage, sides: tuple[Conditions, Conditions], sampling: Sampling) -> Denoise:
-    return guide(stage.denoise(sides[0]), stage.denoise(sides[1]), sampling.guidance_scale)
+def _guided(stage: AnyStage, sides: tuple[Conditions, Conditions], sampling: Sampling, num_frames: int) -> Denoise:
+    first, last, interval = sampling.guidance_scale, sampling.guidance_last, sampling.guidance_interval
+    return guide(
+        stage.denoise(sides[0]),
+        stage.denoise(sides[1]),
+        first if last is None else rising_scale(first, last, num_frames),
+        interval=None if interval is None else noise_interval(stage.schedule, *interval),
+    )
 
 
 def _sample(

@@ -202,6 +202,8 @@ class TrainConfig:
         seed: of everything random.
         optimizer: of the trained network.
         discriminator: of the decoder's discriminator.
+        perceptual: network whose distance joins the decoder's reconstruction loss (`make weights` fetches it); None
+            leaves it at the edges of the picture, which need no network.
         ema_decay: of the moving average that is exported.
         data: what it trains on.
         initialise_from: stage of the checkpoint whose temporal weights a video model starts from.
@@ -227,6 +229,7 @@ class TrainConfig:
     seed: int = 0
     optimizer: OptimizerConfig
     discriminator: OptimizerConfig | None = None
+    perceptual: Literal["stlpips-alex", "stlpips-vgg"] | None = None
     ema_decay: float = 0.9999
     data: DataConfig
     initialise_from: StageName | None = None

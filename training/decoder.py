@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines import checkpoint
 from pipelines.configs import to_json
 from pipelines.digests import network_digest
+from pipelines.metrics.extractors import load_extractor
 from pipelines.models.autoencoder import encode_moments, sample_latents
 from pipelines.models.discriminator import DiscriminatorConfig, VideoDiscriminator, adaptive_weight
 from pipelines.models.latent_space import latent_scaling, spatial_factor
@@ -27,11 +28,12 @@ from pipelines.tensors import Frames, VideoFrames
 from training.batches import FrameBatch, FrameRecipe
 from training.config import TrainConfig
 from training.data import Sample, Source
-from training.objectives import adversarial_losses, discriminator_losses, reconstruction_losses
+from training.objectives import adversarial_losses, discriminator_losses, perceptual_losses, reconstruction_losses
 from training.sources import open_videos
-from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
+from training.task import Inputs, LossNetwork, PhaseSpec, export_weights, freeze, put_part, seeded, trained_parameters
 
 GRADIENT_WEIGHT = 1.0
+PERCEPTUAL_WEIGHT = 1.0
 ADVERSARIAL_SCALE = 0.5
 """Weight of the adversarial loss for Gaussian autoencoders in the code the paper builds on."""
 
@@ -39,11 +41,14 @@ ADVERSARIAL_SCALE = 0.5
 class DecoderNetwork(LossNetwork):
     """The decoder's phase: reconstruction and what the discriminator says of it."""
 
-    def __init__(self, decoder: VideoDecoder, judge: VideoDiscriminator, config: TrainConfig) -> None:
+    def __init__(
+        self, decoder: VideoDecoder, judge: VideoDiscriminator, distance: nn.Module | None, config: TrainConfig
+    ) -> None:
         super().__init__(config)
         self.decoder = decoder
         # In a tuple, so that the discriminator's weights are not this network's.
         self._judge = (judge,)
+        self.distance = distance
 
     def decode(self, frames: Frames) -> Frames:
         """Encode frames one by one, without gradient, and decode them as a clip."""
@@ -57,6 +62,8 @@ class DecoderNetwork(LossNetwork):
         """See LossNetwork."""
         frames = self.decode(batch.frames)
         reconstruction = reconstruction_losses(frames, batch.frames, GRADIENT_WEIGHT)
+        if self.distance is not None:
+            reconstruction = reconstruction + PERCEPTUAL_WEIGHT * perceptual_losses(frames, batch.frames, self.distance)
         if not torch.is_grad_enabled():
             return reconstruction
         adversarial = adversarial_losses(self._judge[0](frames))
@@ -128,7 +135,7 @@ class DecoderTask:
     def _write(self, folder: Path) -> None:
         decoder = self.network.decoder
         (folder / "config.json").write_text(json.dumps(to_json(decoder.config), indent=1) + "\n")
-        weights = {name: value.contiguous() for name, value in decoder.temporal_state_dict().items()}
+        weights = export_weights(decoder.temporal_state_dict(), self.config)
         save_file(weights, folder / checkpoint.WEIGHTS)
 
 
@@ -151,7 +158,8 @@ def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
         judge = VideoDiscriminator(DiscriminatorConfig())
     # Both losses' gradients are compared here; it is not trained.
     decoder.last_weight().requires_grad_(True)
-    network = DecoderNetwork(decoder, judge, config)
+    distance = None if config.perceptual is None else load_extractor(config.perceptual, Path(inputs.measures)).network
+    network = DecoderNetwork(decoder, judge, distance, config)
     size = (config.data.crop, config.data.crop) if config.data.crop else (config.data.height, config.data.width)
     return DecoderTask(
         config=config,

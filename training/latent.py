@@ -144,6 +144,9 @@ class LatentTask:
         assert isinstance(self.network, VideoNetwork)
         weights = self.network.video.temporal_state_dict()
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / checkpoint.WEIGHTS)
+        if self.config.train_all:
+            # Its image network is no longer the backbone's.
+            self.network.video.unet.save_pretrained(folder / "unet", safe_serialization=True)
         (folder / "config.json").write_text(checkpoint_json(self.stage))
 
     def _write_scheduler(self, folder: Path) -> None:
@@ -217,7 +220,7 @@ def _video_network(
 ) -> VideoNetwork:
     folder = Path(inputs.backbone) if inputs.backbone else networks.folder / "backbone"
     unet, condition = networks.unet, frozen_condition(config, folder)
-    freeze([unet, condition], config)
+    freeze([condition] if config.train_all else [unet, condition], config)
     video = VideoUNet(unet, stage.temporal)
     if config.recompute:
         recompute_transformers(unet)

@@ -1,5 +1,7 @@
 """Losses beside the denoising loss of pipelines.diffusion.objective: pure functions that give one number per sample."""
 
+from collections.abc import Callable
+
 import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 from einops import rearrange, reduce
@@ -13,6 +15,9 @@ from training.batches import FrameBatch
 
 Losses = Float[Tensor, " b"]
 Logits = Float[Tensor, "b t h w"]
+
+Distance = Callable[[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]], Float[Tensor, " n"]]
+"""How far images are from others, such as `pipelines.metrics.perceptual.PerceptualDistance`."""
 
 
 def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: float, kl_weight: float) -> Losses:
@@ -50,6 +55,12 @@ def reconstruction_losses(frames: Frames, target: Frames, gradient_weight: float
         error = error + gradient_weight / 3 * edges.sum(0)
         difference = functional.avg_pool2d(difference, 2)
     return error
+
+
+def perceptual_losses(frames: Frames, target: Frames, distance: Distance) -> Losses:
+    """Mean distance of a clip's frames from those of another, by a frozen network that compares images."""
+    one, other = (rearrange(clip, "b t c H W -> (b t) c H W") for clip in (frames, target))
+    return reduce(distance(one, other), "(b t) -> b", "mean", b=target.shape[0])
 
 
 def discriminator_losses(real: Logits, fake: Logits) -> Losses:

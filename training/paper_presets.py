@@ -45,6 +45,7 @@ def _run(
         discriminator=(
             OptimizerConfig(learning_rate=learning_rate, betas=(0.5, 0.9)) if objective == "decoder" else None
         ),
+        perceptual="stlpips-vgg" if objective == "decoder" else None,
         data=replace(data, validation_percent=1),
         precision="bf16",
         checkpoints=CheckpointConfig(every_steps=500, keep_last=3, keep_every_hours=12.0),

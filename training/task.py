@@ -25,12 +25,14 @@ class Inputs:
         shards: latent shards, for diffusion models.
         corpus: folder of videos, for autoencoders and pixel models.
         backbone: diffusers folder with the image network to start from; default the checkpoint's own.
+        measures: folder with the networks of measurement, one of which the decoder may be trained with.
     """
 
     out: str
     shards: str | None = None
     corpus: str | None = None
     backbone: str | None = None
+    measures: str = ".cache/weights"
 
 
 @dataclass(frozen=True, kw_only=True)

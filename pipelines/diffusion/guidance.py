@@ -5,9 +5,6 @@ or scene tokens (classifier-free guidance; a negative prompt is the unconditiona
 frames (context guidance, Blattmann et al. 2023, equation 4). Other conditions stay on both sides.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -68,31 +65,6 @@ def guide(
         return rescale_deviation(combine(without, given, scale), given, rescale)
 
     return denoise if interval is None else _limit(denoise, conditional, interval)
-
-
-def guide_chain(denoises: Sequence[Denoise], scales: Sequence[Scale]) -> Denoise:
-    """Guide by several conditions at once, each with its own scale: f_0 + sum_i s_i (f_i - f_(i-1)).
-
-    Args:
-        denoises: networks with no, one, two ... conditions, such as (none, context, context and text).
-        scales: one scale for each added condition.
-
-    Raises:
-        ValueError: If the numbers do not match.
-
-    Source: Brooks et al. 2023 (arXiv 2211.09800), equation 3.
-    """
-    if len(denoises) != len(scales) + 1:
-        raise ValueError(f"{len(denoises)} networks with {len(scales)} scales; give one network more than scales")
-
-    def denoise(noisy: Latents, timestep: Timestep) -> Latents:
-        predictions = [_at_least_float32(network(noisy, timestep)) for network in denoises]
-        guided = predictions[0]
-        for scale, (without, given) in zip(scales, pairwise(predictions), strict=True):
-            guided = guided + combine(torch.zeros_like(given), given - without, scale)
-        return guided
-
-    return denoise
 
 
 def combine(without: Latents, given: Latents, scale: Scale) -> Latents:

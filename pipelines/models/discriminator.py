@@ -1,10 +1,9 @@
-"""What the temporal decoder is trained against: a discriminator of volumes, and distances between frames.
+"""What the temporal decoder is trained against: a discriminator of volumes, and its weight in the loss.
 
 Source: Blattmann et al. 2023, section 3.1.1. The paper gives neither the discriminator's layers nor the weights of the
-losses; losses and balance are those of the autoencoders it builds on (Esser et al. 2021, VQGAN).
+losses; the balance is that of the autoencoders it builds on (Esser et al. 2021, VQGAN).
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,15 +11,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipelines.models.temporal_convolution import TimeConv
 from pipelines.tensors import Frames
 
 Scalar = Float[Tensor, ""]
-
-Features = Callable[[Float[Tensor, "n 3 H W"]], Sequence[Tensor]]
-"""A frozen network that turns images in [-1, 1] into feature maps n c h w of one or more depths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +51,6 @@ class VideoDiscriminator(nn.Module):
         return rearrange(self.layers(rearrange(frames, "b t c H W -> b c t H W")), "b 1 t h w -> b t h w")
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Scalar:
-    """Hinge loss of the discriminator on logits of real and of decoded clips."""
-    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
-
-
-def adversarial_loss(fake: Tensor) -> Scalar:
-    """Hinge loss of the decoder on the logits of its clips."""
-    return -fake.mean()
-
-
 def adaptive_weight(reconstruction: Scalar, adversarial: Scalar, last_weight: nn.Parameter, *, scale: float) -> Scalar:
     """Weigh the adversarial loss so that its gradient at the decoder's last weight is `scale` times the other's.
 
@@ -81,38 +66,3 @@ def adaptive_weight(reconstruction: Scalar, adversarial: Scalar, last_weight: nn
     of_reconstruction = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)[0].norm()
     of_adversarial = torch.autograd.grad(adversarial, last_weight, retain_graph=True)[0].norm()
     return (scale * of_reconstruction / (of_adversarial + 1e-4)).clamp(max=1e4).detach()
-
-
-def feature_distance(frames: Frames, target: Frames, features: Features) -> Scalar:
-    """Compare frames by the features of a network, each position's channels scaled to unit length.
-
-    Source: Zhang et al. 2018 (LPIPS) with equal channel weights.
-    """
-    depths = zip(features(_images(frames)), features(_images(target)), strict=True)
-    distances = [(_unit(one) - _unit(other)).square().sum(dim=1).mean() for one, other in depths]
-    return torch.stack(distances).sum()
-
-
-def laplacian_distance(frames: Frames, target: Frames, levels: int = 4) -> Scalar:
-    """Compare frames by their Laplacian pyramids: edges and texture at each scale weigh as much as colour.
-
-    The perceptual distance that needs no trained network.
-    """
-    difference = _images(frames) - _images(target)
-    distances = []
-    for _ in range(levels):
-        if min(difference.shape[2:]) < 2:
-            break
-        coarse = functional.avg_pool2d(difference, 2)
-        fine = functional.interpolate(coarse, difference.shape[2:], mode="bilinear", align_corners=False)
-        distances.append((difference - fine).abs().mean())
-        difference = coarse
-    return torch.stack([*distances, difference.abs().mean()]).sum()
-
-
-def _images(frames: Frames) -> Tensor:
-    return rearrange(frames, "b t c H W -> (b t) c H W")
-
-
-def _unit(features: Tensor) -> Tensor:
-    return features / (features.norm(dim=1, keepdim=True) + 1e-10)

@@ -38,6 +38,21 @@ def spatial_factor(vae: Autoencoder) -> int:
     return int(2 ** (len(vae.config["block_out_channels"]) - 1))
 
 
+def check_size(size: tuple[int, int], factor: int) -> None:
+    """Refuse a height or width that an autoencoder's factor does not divide.
+
+    Raises:
+        ValueError: naming the sizes next to it.
+    """
+    for side in size:
+        if side < factor or side % factor:
+            below = side - side % factor
+            near = [str(choice) for choice in (below, below + factor) if choice > 0]
+            raise ValueError(
+                f"size {side} does not divide by the autoencoder's factor {factor}; use {' or '.join(near)}"
+            )
+
+
 def decode_images(vae: Autoencoder, latents: Latents) -> Frames:
     """Decode each frame by itself; a quantised autoencoder quantises first."""
     images = rearrange(latent_scaling(vae).restore(latents), "b t z h w -> (b t) z h w")

@@ -3,15 +3,54 @@
 Source: Hu et al. 2022, W' = W + scale * (alpha / rank) * B A; file formats as diffusers writes them.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+UNET, TEXT = "unet.", "text_encoder."
+"""How the names of an adapter's weights for each network begin."""
 
 PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
 """Names of A and B in the two formats of diffusers."""
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter read from a file, and its strength."""
+
+    weights: dict[str, Tensor]
+    scale: float = 1.0
+
+    @staticmethod
+    def read(file: Path, scale: float = 1.0) -> "Adapter":
+        """Read a file.
+
+        Raises:
+            ValueError: the file is missing or no safetensors file.
+        """
+        if not file.is_file():
+            raise ValueError(f"no adapter {str(file)!r}; give a .safetensors file")
+        try:
+            return Adapter(load_file(file), scale)
+        except SafetensorError as err:
+            raise ValueError(f"{str(file)!r} is no safetensors file ({err}); give an adapter in that format") from err
+
+    def changes(self, prefix: str) -> bool:
+        """Whether there is anything for a network."""
+        return any(name.startswith(prefix) for name in self.weights)
+
+    def fuse_into(self, network: nn.Module, prefix: str) -> None:
+        """Fuse what there is for a network, if anything; see `fuse_lora`."""
+        if self.changes(prefix):
+            fuse_lora(network, self.weights, prefix=prefix, scale=self.scale)
+
+
 @torch.no_grad()
-def fuse_lora(network: nn.Module, weights: dict[str, Tensor], *, prefix: str = "unet.", scale: float = 1.0) -> int:
+def fuse_lora(network: nn.Module, weights: dict[str, Tensor], *, prefix: str = UNET, scale: float = 1.0) -> int:
     """Add low-rank adapters to the linear maps and convolutions of a network, in place.
 
     Args:

@@ -19,10 +19,6 @@ from pipelines.tensors import Tokens
 UNKNOWN = -1
 """A label that is unknown, or dropped for guidance."""
 
-LIGHT = {"day": 0, "night": 1}
-CROWDEDNESS = {"empty": 0, "sparse": 2, "moderate": 5, "busy": 10, "crowded": 20}
-"""Words for a number of vehicles in a clip."""
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -37,28 +33,6 @@ class SceneConfig:
 
     width: int
     hidden: int = 64
-
-
-def parse_scene(words: str) -> tuple[int, int]:
-    """Read labels such as "night,crowded"; what is not named stays UNKNOWN.
-
-    Returns:
-        Night and crowdedness, as the encoder takes them.
-
-    Raises:
-        ValueError: a word is no label, or two words label the same thing.
-    """
-    night = crowdedness = UNKNOWN
-    for word in (part.strip().lower() for part in words.split(",") if part.strip()):
-        if word in LIGHT and night == UNKNOWN:
-            night = LIGHT[word]
-        elif word in CROWDEDNESS and crowdedness == UNKNOWN:
-            crowdedness = CROWDEDNESS[word]
-        elif word in LIGHT or word in CROWDEDNESS:
-            raise ValueError(f"scene {words!r} labels the same thing twice; remove {word!r}")
-        else:
-            raise ValueError(f"unknown scene label {word!r}; use words of {', '.join([*LIGHT, *CROWDEDNESS])}")
-    return night, crowdedness
 
 
 class SceneEncoder(nn.Module):

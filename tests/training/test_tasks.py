@@ -99,6 +99,19 @@ def test_video_run_starts_from_another_stage(system: System, make_config: MakeCo
         torch.testing.assert_close(now[name], start[name], atol=1e-6, rtol=0)
 
 
+def test_run_that_trains_all_layers_keeps_its_own_image_network(system: System, make_config: MakeConfig) -> None:
+    config = make_config("interpolation", train_all=True)
+    model = micro_system(config.model)
+    job = system.job(replace(config, model=model))
+    go(job)
+    export(job, Path(job.inputs.out))
+    verify(Path(job.inputs.out))
+    networks = Networks(job.inputs.out)
+    own, shared = networks.stage("interpolation").network.unet.state_dict(), networks.unet.state_dict()
+    assert own.keys() == shared.keys()
+    assert not any(torch.equal(own[name], shared[name]) for name in ("conv_in.weight", "conv_out.weight"))
+
+
 def pixel_config(make_config: MakeConfig, objective: Any, *, num_frames: int, **changes: Any) -> TrainConfig:
     config = make_config("autoencoder")
     return replace(

@@ -3,7 +3,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch.testing import assert_close
 
-from pipelines.diffusion.guidance import combine, guide, guide_chain, noise_interval, rescale_deviation, rising_scale
+from pipelines.diffusion.guidance import combine, guide, noise_interval, rescale_deviation, rising_scale
 from pipelines.diffusion.noise import NoiseConfig, NoiseSchedule
 from pipelines.diffusion.sampler_state import finish, initial_state
 from pipelines.diffusion.sampling import SamplerConfig, sample, sampling_timesteps
@@ -141,22 +141,6 @@ def test_negative_prompt_is_the_unconditional_side(pair):
     assert_close((guided + negative(noisy, TIMESTEP)) / 2, conditional(noisy, TIMESTEP))
 
 
-def test_chain_of_conditions_adds_each_with_its_scale(pair):
-    conditional, unconditional, _ = pair
-    both = network(draw("both")[:, 0, :, 0, 0])
-    noisy, scales = draw("noisy"), [2.0, torch.tensor([1.0, 3.0, 5.0])]
-    f_0, f_1, f_2 = (f(noisy, TIMESTEP) for f in (unconditional, conditional, both))
-    expected = f_0 + 2.0 * (f_1 - f_0) + torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1, 1) * (f_2 - f_1)
-    assert_close(guide_chain([unconditional, conditional, both], scales)(noisy, TIMESTEP), expected)
-
-
-def test_chain_of_one_condition_is_plain_guidance(pair):
-    conditional, unconditional, _ = pair
-    noisy = draw("noisy")
-    expected = guide(conditional, unconditional, 3.0)(noisy, TIMESTEP)
-    assert_close(guide_chain([unconditional, conditional], [3.0])(noisy, TIMESTEP), expected)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
 def test_rescaled_guidance_equals_diffusers(share):
     given, guided = draw("given"), combine(draw("without"), draw("given"), 9.0)
@@ -195,8 +179,6 @@ def test_contradictory_guidance_is_refused(pair):
         guide(conditional, unconditional, 2.0, interval=(5.0, 4.0))
     with pytest.raises(ValueError, match="rescale"):
         guide(conditional, unconditional, 2.0, rescale=1.5)
-    with pytest.raises(ValueError, match="one network more"):
-        guide_chain([conditional, unconditional], [1.0, 2.0])
     with pytest.raises(ValueError, match="low < high"):
         noise_interval(NoiseSchedule(NoiseConfig(prediction="epsilon")), 2.0, 1.0)
     with pytest.raises(ValueError, match="no timestep"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.models.scene import UNKNOWN, SceneConfig, SceneEncoder, parse_scene
+from pipelines.models.scene import UNKNOWN, SceneConfig, SceneEncoder
 
 
 def encoder() -> SceneEncoder:
@@ -36,19 +36,7 @@ def test_saved_encoder_gives_the_same_tokens(tmp_path: Path) -> None:
     assert torch.equal(first(night, crowdedness), second(night, crowdedness))
 
 
-@pytest.mark.parametrize(
-    ("words", "labels"),
-    [("night,crowded", (1, 20)), ("Day", (0, UNKNOWN)), (" empty , night ", (1, 0)), ("", (UNKNOWN, UNKNOWN))],
-)
-def test_parse_scene_reads_labels(words: str, labels: tuple[int, int]) -> None:
-    assert parse_scene(words) == labels
-
-
 def test_scene_labels_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown scene label 'dusk'; use words of day, night, empty"):
-        parse_scene("dusk,crowded")
-    with pytest.raises(ValueError, match="labels the same thing twice; remove 'night'"):
-        parse_scene("day,night")
     with pytest.raises(ValueError, match=r"night=\[2\]; use 0"):
         encoder()(torch.tensor([2]), torch.tensor([1]))
     with pytest.raises(ValueError, match=r"crowdedness=\[-3\]; use a number of vehicles"):

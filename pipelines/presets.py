@@ -64,12 +64,24 @@ def synthetic_driving() -> ModelPreset:
         num_frames=5,
         fps=30.0,
     )
+    upsampler = StageConfig(
+        temporal=TemporalConfig(mix="scalar", cross_attention_dim=None, context_channels=3, context_width=8),
+        noise=NoiseConfig(prediction="v_prediction", beta_start=1e-4, beta_end=0.02, zero_terminal_snr=True),
+        sampler=SamplerConfig(name="dpm_solver", num_steps=8),
+        guidance_scale=1.0,
+        num_frames=8,
+        fps=7.5,
+        height=128,
+        width=128,
+        context_level=60,
+    )
     return ModelPreset(
         name="synthetic-driving",
         condition="scene",
-        autoencoder=_small_autoencoder((32, 64, 96, 96), groups=16),
-        unet=_small_unet((64, 96, 128), (16, 32), attention=2),
+        autoencoder=_small_autoencoder((32, 64, 80, 80), groups=16),
+        unet=_small_unet((64, 96, 96), (16, 32), attention=2),
         stages={"prediction": prediction, "interpolation": interpolation},
+        upsampler=UpsamplerPreset(unet=_small_upsampler(), autoencoder=None, stage=upsampler, noise_level=200),
     )
 
 
@@ -266,4 +278,20 @@ def _small_unet(channels: tuple[int, ...], latent_size: tuple[int, int], *, atte
         "attention_head_dim": 4,
         "cross_attention_dim": 64,
         "use_linear_projection": True,
+    }
+
+
+def _small_upsampler() -> Network:
+    """A purely convolutional pixel U-Net, so that patches and whole frames are one and the same to it."""
+    return {
+        "in_channels": 6,
+        "out_channels": 3,
+        "block_out_channels": (16, 32, 64, 64),
+        "down_block_types": ("DownBlock2D",) * 4,
+        "up_block_types": ("UpBlock2D",) * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "add_attention": False,
+        "class_embed_type": "timestep",
+        "resnet_time_scale_shift": "scale_shift",
     }

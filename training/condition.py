@@ -74,6 +74,8 @@ def new_condition(config: TrainConfig, backbone: str | None) -> Condition:
     if config.data.boxes:
         return BoxCondition(BoxEncoder(BoxConfig(width=width)))
     if config.model.condition == "scene":
+        if backbone is not None and (Path(backbone) / "condition").is_dir():
+            return SceneCondition(SceneEncoder.load(Path(backbone) / "condition"))
         return SceneCondition(SceneEncoder(SceneConfig(width=width)))
     if config.model.condition == "nothing":
         return NoCondition()

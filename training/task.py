@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines import checkpoint
@@ -120,10 +121,13 @@ def freeze(modules: Iterable[nn.Module], config: TrainConfig) -> None:
 
 
 def put_part(folder: Path, part: str, write: Callable[[Path], None], *, name: str, record: dict[str, Any]) -> None:
-    """Write a part of a checkpoint aside and put it in place when it is whole."""
+    """Write a part of a checkpoint aside and put it in place when it is whole, its weights in half precision."""
     aside = folder / f".new-{part.replace('/', '-')}"
     aside.mkdir(parents=True, exist_ok=True)
     write(aside)
+    for path in aside.rglob("*.safetensors"):
+        halved = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
+        save_file(halved, path, metadata={"format": "pt"})
     checkpoint.write_part(folder, part, aside, name=name, record=record)
 
 

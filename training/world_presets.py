@@ -18,40 +18,46 @@ from training.config import (
 
 FRAMES = DataConfig(height=128, width=256, num_frames=1, validation_percent=2)
 CLIPS = replace(FRAMES, num_frames=8, fps=(1.875,), context_noise=200)
+CROPS = replace(FRAMES, fps=(1.875,), crop=64)
+PATCHES = replace(FRAMES, height=512, width=1024, fps=(7.5,), crop=128)
 
 
-def _run(objective: Objective, data: DataConfig, *, steps: int, batch_size: int, learning_rate: float) -> TrainConfig:
+def _run(
+    objective: Objective, data: DataConfig, *, batch_size: int, learning_rate: float, name: str | None = None
+) -> TrainConfig:
     return TrainConfig(
-        name=f"synthetic-driving-{objective}",
+        name=f"synthetic-driving-{name or objective}",
         objective=objective,
         model=synthetic_driving(),
-        steps=steps,
+        steps=100_000,
         batch_size=batch_size,
         virtual_shards=1,
-        threads=2,
-        optimizer=OptimizerConfig(learning_rate=learning_rate, betas=(0.9, 0.99), warmup_steps=200),
-        ema_decay=0.999,
+        threads=1,
+        optimizer=OptimizerConfig(learning_rate=learning_rate, betas=(0.9, 0.99), warmup_steps=100),
+        ema_decay=0.998,
         data=data,
         checkpoints=CheckpointConfig(every_steps=250),
         validation=ValidationConfig(every_steps=500, batches=4),
     )
 
 
+def _decoder() -> TrainConfig:
+    adversaries = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.9))
+    run = _run("decoder", replace(CROPS, num_frames=6, fps=(30.0,)), batch_size=4, learning_rate=5e-4)
+    return replace(run, optimizer=replace(adversaries, learning_rate=5e-4), discriminator=adversaries)
+
+
 def synthetic_driving_runs() -> dict[str, TrainConfig]:
-    """One entry for each training, by its name on the command line."""
+    """One entry for each training, by its name on the command line, in the order they are run."""
+    gaps = replace(CLIPS, num_frames=5, fps=(7.5, 30.0))
     runs = [
-        _run("autoencoder", replace(FRAMES, fps=(1.875,), crop=64), steps=20_000, batch_size=16, learning_rate=1e-3),
-        _run("image", FRAMES, steps=30_000, batch_size=16, learning_rate=5e-4),
-        _run("prediction", CLIPS, steps=20_000, batch_size=4, learning_rate=5e-4),
-        replace(
-            _run(
-                "interpolation",
-                replace(CLIPS, num_frames=5, fps=(7.5, 30.0)),
-                steps=10_000,
-                batch_size=4,
-                learning_rate=5e-4,
-            ),
-            initialise_from="prediction",
-        ),
+        _run("autoencoder", CROPS, batch_size=8, learning_rate=1e-3),
+        _run("image", FRAMES, batch_size=16, learning_rate=1e-3),
+        _run("image", replace(FRAMES, boxes=True), batch_size=16, learning_rate=5e-4, name="boxes"),
+        _run("prediction", CLIPS, batch_size=4, learning_rate=1e-3),
+        replace(_run("interpolation", gaps, batch_size=8, learning_rate=1e-3), initialise_from="prediction"),
+        _decoder(),
+        _run("upsampler-image", PATCHES, batch_size=8, learning_rate=1e-3),
+        _run("upsampler", replace(PATCHES, num_frames=8, crop=64), batch_size=4, learning_rate=5e-4),
     ]
     return {run.name: run for run in runs}

@@ -94,3 +94,16 @@ def test_checkpoint_on_s3_is_fetched_once_and_verifies(
     with pytest.raises(ValueError, match="no checkpoint at 's3://models/nothing'"):
         checkpoint.local_folder("s3://models/nothing")
     server.stop()
+
+
+def test_shipped_checkpoint_is_reached_by_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "pretrained" / "small_world"
+    folder.rename(tmp_path / "aside")
+    shipped.parent.mkdir()
+    (tmp_path / "aside").rename(shipped)
+    monkeypatch.setattr(checkpoint, "PRETRAINED", shipped.parent)
+    assert checkpoint.local_folder("small-world") == shipped
+    for other in ("small_world", "../small-world", "other"):
+        assert checkpoint.local_folder(other) == Path(other)

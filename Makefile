@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(abspath .cache)
-MINUTES ?= 5
+MINUTES ?= 8
 SCALE ?= 0.1
 CHECKPOINT ?= synthetic-driving
 FORM ?= short
@@ -46,7 +46,7 @@ test: setup  ## run all tests
 test-fast: setup  ## run the tests that need neither Ray nor minutes
 	$(BIN)/pytest -q -m "not ray and not slow and not browser and not postgres"
 
-demo: setup  ## real clips -> shards -> fine-tuning -> service -> MP4, in out/; MINUTES=5 is the time for training
+demo: setup  ## corpus -> shards -> training -> service -> MP4, in out/; MINUTES=8 is the time for training
 	$(BIN)/python -m infra.demo --out out --minutes $(MINUTES)
 
 train-world: setup  ## rebuild the checkpoint that ships, from nothing, in world/; hours

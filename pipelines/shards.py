@@ -229,7 +229,7 @@ def open_shards(uri: str) -> ShardSet:
             f"{uri} is unfinished: it has no _SUCCESS.json; run the same `python -m preprocessing run` line again"
         ) from None
     if index.num_rows == 0:
-        raise ValueError(f"{uri} holds no clips; see its quarantine/ folder for the reasons")
+        raise ValueError(f"{uri} holds no clips; see its quarantine.parquet for the reasons")
     return ShardSet(uri, success, config, index)
 
 

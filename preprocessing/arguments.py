@@ -1,6 +1,5 @@
 """The command line of `plan` and `run`: a preset, of which every field can be changed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -13,6 +12,7 @@ from infra import storage
 from infra.cli import read_json
 from pipelines.configs import from_json
 from preprocessing.config import PRESETS, PreprocessConfig, Resources
+from preprocessing.sealed import SEAL, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Job:
         shards: folder or s3:// prefix to write to.
         checkpoint: checkpoint folder, or a diffusers vae/ folder, with the frozen autoencoder.
         dry_run: show the plan's forecast and write nothing.
+        track: record the run in MLflow (MLFLOW_TRACKING_URI).
+        metrics_port: answer Prometheus at this port of this machine while the run lasts; 0 does not.
         config: what decides the bytes.
         resources: who does the work.
     """
@@ -35,6 +37,8 @@ class Job:
     shards: Annotated[str, tyro.conf.Positional]
     checkpoint: str
     dry_run: bool = False
+    track: bool = False
+    metrics_port: int = 0
     config: Annotated[PreprocessConfig, tyro.conf.arg(name="")]
     resources: Resources = field(default_factory=Resources)
 
@@ -54,7 +58,9 @@ def parse_job(arguments: Sequence[str], command: str) -> Job:
         raise ValueError(f"no preset {preset!r}; {hint}")
     default = Job(corpus=tyro.MISSING, shards=tyro.MISSING, checkpoint=tyro.MISSING, config=PRESETS[preset]())
     if saved:
-        default = from_json(Job, read_json(Path(saved)), where=saved)
+        values = read_json(Path(saved))
+        values.pop(SEAL, None)
+        default = from_json(Job, values, where=saved)
     return tyro.cli(
         Job, args=rest, prog=f"python -m preprocessing {command}", default=default, config=(tyro.conf.AvoidSubcommands,)
     )
@@ -71,9 +77,12 @@ def read_job(shards: str, checkpoint: str | None = None) -> Job:
         ValueError: if there is none.
     """
     try:
-        values = json.loads(storage.read_bytes(storage.join(shards, "job.json")))
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise ValueError(f"{shards} has no readable job.json that says how it was made") from None
+        values = unseal(storage.read_bytes(storage.join(shards, "job.json")), "job.json")
+    except (FileNotFoundError, ValueError) as err:
+        raise ValueError(
+            f"{shards} has no sound job.json that says how it was made ({err}); "
+            "give the `run` line again that made it, which writes it anew"
+        ) from err
     job = from_json(Job, values, where=f"{shards}/job.json")
     return replace(job, shards=shards, checkpoint=checkpoint or job.checkpoint)
 

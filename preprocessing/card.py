@@ -1,12 +1,13 @@
 """`python -m preprocessing card SHARDS`: card.md, stats.json and a sheet of frames; every clip is accounted for."""
 
-import json
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from infra import storage
@@ -16,12 +17,16 @@ from pipelines.tensors import VideoFrames
 from pipelines.video_decode import VideoError
 from pipelines.video_io import contact_sheet, read_clip
 from preprocessing.finish import read_quarantine
+from preprocessing.plan import PlannedClip
 from preprocessing.plan_store import PlanReader, PlanSummary, read_refusals, read_summary, to_info
+from preprocessing.sealed import seal
 from preprocessing.sources import local_copy
 
 logger = logging.getLogger(__name__)
 
 SHEET_CLIPS = 6
+_BARS = 8
+_LONGEST_BAR = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +44,14 @@ def main(arguments: Sequence[str]) -> ExitCode:
     """Write the card."""
     shards = parse(Card, arguments, program="python -m preprocessing card").shards
     stats = collect(shards)
-    text = json.dumps(stats, indent=1, sort_keys=True) + "\n"
-    storage.write_atomic(storage.join(shards, "stats.json"), text.encode())
-    storage.write_atomic(storage.join(shards, "card.md"), render(stats).encode())
-    if sheet := _sheet(shards):
-        storage.write_atomic(storage.join(shards, "card.png"), sheet)
+    sheet = _sheet(shards)
+    files = {"card.md": render(stats, has_sheet=bool(sheet)).encode(), **({"card.png": sheet} if sheet else {})}
+    for name, content in files.items():
+        storage.write_atomic(storage.join(shards, name), content)
+    if not sheet:
+        storage.delete(storage.join(shards, "card.png"))
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    storage.write_atomic(storage.join(shards, "stats.json"), seal({**stats, "files": digests}))
     print(f"wrote card.md, stats.json{' and card.png' if sheet else ''} to {shards}")
     return ExitCode.DONE
 
@@ -60,7 +68,8 @@ def collect(shards: str) -> dict[str, Any]:
     plan = PlanReader(shards)
     sources = plan.sources()
     quarantine, refusals = read_quarantine(shards), read_refusals(shards)
-    planned = Counter(clip.source for clip in plan.all_clips())
+    clips = list(plan.all_clips())
+    planned = Counter(clip.source for clip in clips)
     whole = Counter(r.reason for r in refusals if not r.clip_id)
     unusable = Counter(r.reason for r in quarantine if not r.clip_id)
     stats = {
@@ -78,17 +87,20 @@ def collect(shards: str) -> dict[str, Any]:
             "written": len(written),
             "quarantined": dict(Counter(f"{r.stage}: {r.reason}" for r in quarantine if r.clip_id)),
         },
-        "licences": dict(Counter(row["licence"] or "unknown" for row in sources if row["name"] in planned)),
+        "licences": dict(Counter(clip.licence or "unknown" for clip in clips)),
+        "codecs": dict(Counter(f"{row['codec']} {row['pixel_format']}" for row in sources if row["name"] in planned)),
+        "histograms": _histograms(sources, clips, planned),
         **_describe(written, summary),
     }
     _check_sums(stats)
     return stats
 
 
-def render(stats: dict[str, Any]) -> str:
+def render(stats: dict[str, Any], *, has_sheet: bool = False) -> str:
     """The card as Markdown."""
     clips, sources = stats["clips"], stats["sources"]
     lines = ["# Latent shards", "", f"Digest `{stats['digest']}`, corpus `{stats['corpus digest']}`.", ""]
+    lines += ["![frames of some clips](card.png)", ""] if has_sheet else []
     lines += ["| sources | |", "| --- | ---: |", f"| found | {sources['found']} |"]
     lines += [f"| left out: {reason} | {count} |" for reason, count in sorted(sources["left out"].items())]
     lines += [f"| unusable: {reason} | {count} |" for reason, count in sorted(sources["unusable"].items())]
@@ -98,11 +110,39 @@ def render(stats: dict[str, Any]) -> str:
     lines += [f"| planned | {clips['planned']} |"]
     lines += [f"| quarantined: {reason} | {count} |" for reason, count in sorted(clips["quarantined"].items())]
     lines += [f"| **written** | **{clips['written']}** |", ""]
-    for title in ("buckets", "licences", "night", "crowdedness", "autoencoder"):
+    for title in ("buckets", "licences", "codecs", "night", "crowdedness", "autoencoder", "privacy"):
         lines += [f"| {title} | |", "| --- | ---: |"]
         lines += [f"| {name} | {value} |" for name, value in stats[title].items()]
         lines.append("")
+    for title, histogram in stats["histograms"].items():
+        lines += [f"{title}:", "", "```", *_bars(histogram), "```", ""]
     return "\n".join(lines) + "\n"
+
+
+def _histograms(
+    sources: Sequence[dict[str, Any]], clips: Sequence[PlannedClip], planned: Counter[str]
+) -> dict[str, dict[str, int]]:
+    """Counts over equal steps: of sources, of what was measured, and of labels that are numbers."""
+    values: dict[str, list[float]] = {
+        "seconds of a source": [row["duration_s"] for row in sources if row["name"] in planned],
+        "clips of a source": [float(count) for count in planned.values()],
+    }
+    for clip in clips:
+        for name, value in [*clip.scores.items(), *clip.labels.items()]:
+            values.setdefault(name, []).append(value)
+    return {name: _histogram(own) for name, own in values.items() if own}
+
+
+def _histogram(values: Sequence[float]) -> dict[str, int]:
+    counts, edges = np.histogram(values, bins=1 if min(values) == max(values) else _BARS)
+    return {f"{low:.4g} to {high:.4g}": int(n) for n, low, high in zip(counts, edges, edges[1:], strict=False)}
+
+
+def _bars(histogram: dict[str, int]) -> list[str]:
+    most, width = max(histogram.values()), max(map(len, histogram))
+    return [
+        f"{name:>{width}}  {'#' * round(_LONGEST_BAR * n / most):<{_LONGEST_BAR}} {n}" for name, n in histogram.items()
+    ]
 
 
 def _describe(written: ShardSet, summary: PlanSummary) -> dict[str, Any]:
@@ -124,6 +164,7 @@ def _describe(written: ShardSet, summary: PlanSummary) -> dict[str, Any]:
             "latents": f"{config['latent_kind']}, {config['latent_channels']} channels, fp16",
             "scale": config["scaling_factor"],
         },
+        "privacy": {"faces blurred": "yes" if config["preprocessing"].get("faces") else "no"},
         "preprocessing": config["preprocessing"],
     }
 

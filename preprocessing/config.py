@@ -47,12 +47,14 @@ class Cuts:
     """Where a source is cut into shots; no clip spans two.
 
     Attributes:
-        detect: none takes each source as one shot; adaptive finds hard cuts and fades at several frame rates.
-        threshold: how much a frame must stand out from its neighbours.
-        min_shot_s: shorter shots are merged into the one before.
+        detect: look for hard cuts, fades and dissolves at several frame rates; else each source is one shot.
+        transnet: weights of TransNetV2 (safetensors, at this path on every machine); the network then does the looking.
+        threshold: how much a frame must stand out from its neighbours; not used by the network.
+        min_shot_s: shorter shots are left out.
     """
 
     detect: bool = False
+    transnet: str = ""
     threshold: float = 3.0
     min_shot_s: float = 0.5
 
@@ -94,6 +96,8 @@ class PreprocessConfig:
         shard_bytes: size of a group of sources, bytes of latents.
         min_groups: small corpora are split into about this many groups all the same.
         precision: arithmetic of the encoder.
+        tiling: encode large frames in overlapping tiles, for less memory; not the same bytes as without.
+        faces: a YuNet face detector (ONNX, at this path on every machine); faces it finds are blurred before encoding.
         mean_only: store the mean without the variance: half the size, no resampling in training.
         cuts, filters: see there.
     """
@@ -104,6 +108,8 @@ class PreprocessConfig:
     shard_bytes: int = 128 * MIB
     min_groups: int = 8
     precision: str = "float32"
+    tiling: bool = False
+    faces: str = ""
     mean_only: bool = False
     cuts: Cuts = field(default_factory=Cuts)
     filters: Filters = field(default_factory=Filters)
@@ -115,6 +121,8 @@ class PreprocessConfig:
             raise ValueError(f"precision={self.precision!r} is neither float32 nor bfloat16")
         if self.shard_bytes < 1 or self.min_groups < 1:
             raise ValueError(f"shard_bytes={self.shard_bytes} and min_groups={self.min_groups} must be positive")
+        if self.cuts.transnet and not self.cuts.detect:
+            raise ValueError("cuts.transnet is given but cuts.detect is False; add --cuts.detect True")
 
     @property
     def digest(self) -> str:
@@ -147,8 +155,10 @@ def tiny() -> PreprocessConfig:
 
 
 def synthetic_driving() -> PreprocessConfig:
-    """Clips for all stages on the synthetic corpus at 30 fps: key frames and prediction, then both interpolations."""
-    return PreprocessConfig(clips=_cascade(10, "2"), sizes=((128, 256),))
+    """Clips for all stages of the synthetic-driving system: 12 frames at 15/8 fps, of which training takes 8."""
+    # Five frames of the faster rates are one gap of the slower: 2 -> 5 frames.
+    gaps = (ClipForm(num_frames=5, fps="15/2", stride_s=0.8), ClipForm(num_frames=5, fps="30", stride_s=0.8))
+    return PreprocessConfig(clips=(ClipForm(num_frames=12, fps="15/8"), *gaps), sizes=((128, 256),))
 
 
 def driving() -> PreprocessConfig:

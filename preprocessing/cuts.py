@@ -43,14 +43,21 @@ def find_shots(frames: np.ndarray, info: VideoInfo, cuts: Cuts) -> list[tuple[Fr
     Returns:
         (time of first, time of last frame) of each shot, seconds; frames inside a transition belong to none.
     """
-    transitions = find_transitions(frames, float(info.fps), cuts.threshold)
+    return between(find_transitions(frames, float(info.fps), cuts.threshold), info, cuts.min_shot_s)
+
+
+def between(
+    transitions: Sequence[tuple[int, int]], info: VideoInfo, min_shot_s: float
+) -> list[tuple[Fraction, Fraction]]:
+    """The shots that some transitions leave, those shorter than `min_shot_s` left out; the first if all are."""
+    count = len(info.pts)
     begin, shots = 0, []
-    for first, after in [*transitions, (len(frames), len(frames))]:
+    for first, after in [*transitions, (count, count)]:
         if first > begin:
             shots.append((begin, first - 1))
         begin = max(begin, after)
     times = [(info.pts[a] * info.time_base, info.pts[b] * info.time_base) for a, b in shots]
-    return [(a, b) for a, b in times if b - a >= cuts.min_shot_s] or times[:1]
+    return [(a, b) for a, b in times if b - a >= min_shot_s] or times[:1]
 
 
 def find_transitions(frames: np.ndarray, fps: float, threshold: float) -> list[tuple[int, int]]:

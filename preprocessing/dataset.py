@@ -7,6 +7,7 @@ Between stages a row is one clip: its frames, then its latents. Whole videos nev
 """
 
 import logging
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 
+from infra.cli import IncompleteError
 from pipelines.shard_format import ShardConfig
 from preprocessing.config import MIB, PreprocessConfig, Resources
-from preprocessing.look_stage import LookAtSources, pack, unpack
+from preprocessing.look_stage import LookAtSources, pack
 from preprocessing.plan import Looked
 from preprocessing.sandbox import Sandbox
 from preprocessing.sources import Source
 from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
+from preprocessing.text import EncodeCaptions
 
 # Sources that one task looks at.
 LOOK_BATCH = 8
@@ -42,14 +46,23 @@ def look_at_sources(sources: Sequence[Source], config: PreprocessConfig, resourc
         compute=ActorPoolStrategy(size=min(_cpus(), len(tables))),
         num_cpus=_SHARE,
     )
-    for batch in looked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from unpack(batch)
+    for row in _rows(looked):
+        yield pickle.loads(row["packed"])
 
 
 def encode_groups(
-    shards: str, groups: Sequence[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+    shards: str,
+    groups: Sequence[int],
+    config: ShardConfig,
+    vae: Path,
+    settings: PreprocessConfig,
+    resources: Resources,
 ) -> Iterator[dict[str, Any]]:
-    """Work off groups; yields a row (group, clips, rejected) for each as it is committed."""
+    """Work off groups; yields a row (group, clips, rejected) for each as it is committed.
+
+    Raises:
+        IncompleteError: if Ray or a machine of it goes down.
+    """
     _set_context()
     numbers = pa.array(groups, pa.int32())
     gpus = int(_cluster_has("GPU"))
@@ -58,11 +71,11 @@ def encode_groups(
     if not resources.encoders:
         # An encoder takes ten CPU-seconds to start: more than one must have enough to do.
         encoders = min(encoders, max(1, len(groups) // GROUPS_PER_ENCODER))
-    device: dict[str, Any] = {"num_gpus": resources.gpus_per_encoder} if gpus else {}
+    device = _device(resources)
     rows = ray.data.from_arrow([pa.table({"group": numbers.slice(i, 1)}) for i in range(len(numbers))])
     clips = rows.map_batches(
         DecodeGroups,
-        fn_constructor_args=(shards, _sandbox(resources)),
+        fn_constructor_args=(shards, settings.faces, _sandbox(resources)),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(decoders, len(numbers)), max_tasks_in_flight_per_actor=1),
@@ -70,7 +83,7 @@ def encode_groups(
     )
     latents = clips.map_batches(
         EncodeClips,
-        fn_constructor_args=(vae, precision, "cuda" if gpus else "cpu", shards),
+        fn_constructor_args=(vae, settings, "cuda" if gpus else "cpu", shards),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=encoders),
@@ -79,14 +92,48 @@ def encode_groups(
     )
     written = latents.map_batches(
         WriteShards,
-        fn_constructor_args=(shards, config),
+        fn_constructor_args=(shards, config, bool(settings.faces)),
         batch_size=None,
         batch_format="pyarrow",
         # One writer sees all clips of a group; latents are a twelfth of the frames.
         compute=ActorPoolStrategy(size=1),
         num_cpus=_SHARE,
     )
-    yield from written.iter_rows()
+    yield from _rows(written)
+
+
+def encode_captions(shards: str, parts: Sequence[int], folder: Path, resources: Resources) -> Iterator[dict[str, Any]]:
+    """Encode parts of the captions; yields a row (part, shortened) for each as it is written.
+
+    Raises:
+        IncompleteError: if Ray or a machine of it goes down.
+    """
+    _set_context()
+    device = _device(resources)
+    numbers = pa.array(parts, pa.int32())
+    rows = ray.data.from_arrow([pa.table({"part": numbers.slice(i, 1)}) for i in range(len(numbers))])
+    written = rows.map_batches(
+        EncodeCaptions,
+        fn_constructor_args=(shards, folder, "cuda" if device else "cpu"),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(resources.encoders or _cpus(), len(parts))),
+        num_cpus=_SHARE,
+        **device,
+    )
+    yield from _rows(written)
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        yield from dataset.iter_rows()
+    except RayError as err:
+        line = next(iter(str(err).strip().splitlines()), type(err).__name__)
+        raise IncompleteError(f"Ray stopped: {line}; run the same command again to go on") from err
+
+
+def _device(resources: Resources) -> dict[str, Any]:
+    return {"num_gpus": resources.gpus_per_encoder} if _cluster_has("GPU") else {}
 
 
 def _sandbox(resources: Resources) -> Sandbox:

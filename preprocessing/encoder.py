@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.checkpoint import local_folder
 from pipelines.shard_format import Bucket
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,10 @@ def find_autoencoder(uri: str) -> AutoencoderFile:
         raise ValueError(f"{uri!r} holds a {config.get('_class_name')}; the encoders known are {', '.join(kinds)}")
     weights = [path for name in WEIGHTS if (path := folder / name).is_file()]
     if not weights:
-        raise ValueError(f"{uri!r} holds no weights; one of {', '.join(WEIGHTS)} is needed in {folder.name}/")
+        raise ValueError(
+            f"{uri!r} holds no safetensors; one of {', '.join(WEIGHTS)} is needed in {folder.name}/ "
+            "(diffusers turns an old .bin into it: AutoencoderKL.from_pretrained(old).save_pretrained(new))"
+        )
     return AutoencoderFile(
         folder=folder,
         name=f"{root.name}/{folder.name}",
@@ -90,16 +93,20 @@ def load_autoencoder(folder: Path) -> Any:
 
     kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     kind = kinds[json.loads((folder / "config.json").read_text())["_class_name"]]
-    return kind.from_pretrained(folder).eval().requires_grad_(False)
+    return kind.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
 
 
-def load_encoder(folder: Path, precision: str, device: str) -> Encode:
+def load_encoder(folder: Path, precision: str, device: str, *, tiling: bool = False) -> Encode:
     """Load the autoencoder for encoding clip by clip; a clip's bits do not depend on what else is encoded.
 
     Args:
         folder: a diffusers `vae/` folder.
         precision: float32 or bfloat16.
         device: cpu or cuda.
+        tiling: encode large frames in overlapping tiles.
+
+    Raises:
+        ValueError: if the autoencoder cannot work in tiles.
     """
     import torch  # noqa: PLC0415 (seconds to import, needed by encoder processes alone)
 
@@ -109,6 +116,10 @@ def load_encoder(folder: Path, precision: str, device: str) -> Encode:
     torch.set_num_threads(1)
     dtype = getattr(torch, precision)
     vae = load_autoencoder(folder).to(device, dtype)
+    if tiling:
+        if not hasattr(vae, "enable_tiling"):
+            raise ValueError(f"a {type(vae).__name__} cannot encode in tiles; leave tiling False")
+        vae.enable_tiling()
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from preprocessing.rejection import Rejection
 
 SUCCESS = "_SUCCESS.json"
 QUARANTINE = "quarantine.parquet"
+CARD_FILES = ("card.md", "card.png", "stats.json")
 _QUARANTINE_SCHEMA = pa.schema(
     [
         ("source", pa.string()),

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -63,11 +64,8 @@ def commit_group(
 def committed_groups(shards: str) -> set[int]:
     """Numbers of the groups that are done."""
     files = storage.list_files(storage.join(shards, "ledger"), ".json")
-    return {
-        int(file.relative.removeprefix("group-").removesuffix(".json"))
-        for file in files
-        if file.relative.startswith("group-")
-    }
+    names = (re.fullmatch(r"group-(\d{5,})\.json", file.relative) for file in files)
+    return {int(name[1]) for name in names if name}
 
 
 def read_records(shards: str) -> list[GroupRecord]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.video_decode import VideoError, VideoInfo, decode, fit, probe
-from preprocessing.config import PreprocessConfig
-from preprocessing.cuts import find_shots, shrink
+from preprocessing import cuts
+from preprocessing.config import Cuts, PreprocessConfig
+from preprocessing.faces import blur_faces
 from preprocessing.measure import measure, perceptual_hash
 from preprocessing.windows import choose_size, cut_windows
 
@@ -50,10 +51,19 @@ def look(path: str, config: PreprocessConfig) -> Iterator[Sight]:
         raise VideoError("too_large", f"{info.height}x{info.width} exceeds {config.filters.max_pixels} pixels")
     shots = [(info.start, info.end)]
     if config.cuts.detect:
-        frames = np.stack([shrink(image) for _, image in decode(path, info, info.pts)])
-        shots = find_shots(frames, info, config.cuts)
+        shots = _shots(path, info, config.cuts)
     sight = Sight(digest=digest, info=info, shots=tuple(shots))
     yield _measured(path, sight, config) if config.filters.measure else sight
+
+
+def _shots(path: str, info: VideoInfo, settings: Cuts) -> list[tuple[Fraction, Fraction]]:
+    if not settings.transnet:
+        frames = np.stack([cuts.shrink(image) for _, image in decode(path, info, info.pts)])
+        return cuts.find_shots(frames, info, settings)
+    from preprocessing import transnet  # noqa: PLC0415 (torch, which decoding does not need)
+
+    frames = np.stack([transnet.shrink(image) for _, image in decode(path, info, info.pts)])
+    return cuts.between(transnet.find_transitions(frames, settings.transnet), info, settings.min_shot_s)
 
 
 def _measured(path: str, sight: Sight, config: PreprocessConfig) -> Sight:
@@ -68,13 +78,16 @@ def _measured(path: str, sight: Sight, config: PreprocessConfig) -> Sight:
     return replace(sight, scores=scores, hashes=hashes)
 
 
-def decode_clips(path: str, info: VideoInfo, requests: Sequence[Request]) -> Iterator[tuple[int, np.ndarray]]:
+def decode_clips(
+    path: str, info: VideoInfo, requests: Sequence[Request], faces: str = ""
+) -> Iterator[tuple[int, np.ndarray]]:
     """Decode all clips of a source in one pass.
 
     Args:
         path: of the source.
         info: of the source.
         requests: the clips; frames that several share are decoded and scaled once.
+        faces: detector whose finds are blurred, at the source's full size.
 
     Yields:
         (place, frames (t, H, W, 3) uint8), a clip as soon as its last frame is there.
@@ -85,7 +98,8 @@ def decode_clips(path: str, info: VideoInfo, requests: Sequence[Request]) -> Ite
     sizes = sorted({size for _, _, size in requests})
     uses = {size: {time for _, pts, own in requests if own == size for time in pts} for size in sizes}
     ready: dict[tuple[int, tuple[int, int]], np.ndarray] = {}
-    for time, image in decode(path, info, wanted):
+    for time, decoded in decode(path, info, wanted):
+        image = blur_faces(decoded, faces) if faces else decoded
         for size in sizes:
             if time in uses[size]:
                 ready[time, size] = fit(image, *size, info)

@@ -17,6 +17,7 @@ from preprocessing.rejection import Rejection
 from preprocessing.sealed import seal, unseal
 from preprocessing.windows import Window
 
+PLAN_FILES = ("clips.parquet", "sources.parquet", "refused.parquet", "plan.json")
 _BOXES = pa.list_(pa.list_(pa.list_(pa.float32())))
 CLIP_SCHEMA = pa.schema(
     [
@@ -73,7 +74,9 @@ class PlanSummary:
         listing_digest: of the listing that was planned.
         corpus_digest: of the contents.
         config_digest: of the PreprocessConfig.
-        sources, rejected, refused, clips, groups: counts.
+        sources, rejected, refused, clips, groups, shards: counts.
+        captions: distinct texts.
+        buckets: clips by bucket.
         latent_bytes: bytes of all latents.
         seconds_of_video: length of all planned clips.
         files: sha256 of the plan's other files.
@@ -88,6 +91,9 @@ class PlanSummary:
     refused: int
     clips: int
     groups: int
+    shards: int
+    captions: int
+    buckets: Mapping[str, int]
     latent_bytes: int
     seconds_of_video: float
     files: Mapping[str, str] = field(default_factory=dict)

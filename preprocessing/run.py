@@ -1,17 +1,12 @@
 """`python -m preprocessing plan|run CORPUS SHARDS`: plan a shard set, then encode what the ledger lacks."""
 
-import importlib.metadata
-import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-from tqdm import tqdm
+from typing import Any, Protocol
 
 from infra import storage
 from infra.cli import ExitCode, IncompleteError
@@ -19,20 +14,20 @@ from pipelines.shard_format import ShardConfig
 from preprocessing.arguments import Job, parse_job, read_job
 from preprocessing.config import PreprocessConfig, Resources
 from preprocessing.encoder import AutoencoderFile, find_autoencoder
-from preprocessing.finish import finish, read_quarantine, read_success
-from preprocessing.forecast import show_forecast
+from preprocessing.finish import finish, read_quarantine
+from preprocessing.forecast import encoding_seconds, here, show_forecast
+from preprocessing.identity import is_done, shard_config
 from preprocessing.ledger import committed_groups, read_sound_records
 from preprocessing.plan import Looked, Plan, buckets_of, make_plan
 from preprocessing.plan_store import PlanSummary, read_summary, write_plan
+from preprocessing.progress import Progress, Report, bar, serve_prometheus
 from preprocessing.rejection import Rejection
+from preprocessing.sealed import seal
 from preprocessing.sources import Source, find_sources, listing_digest
-
-T = TypeVar("T")
+from preprocessing.text import distinct_captions, find_text_encoder, part_numbers, written_parts
 
 logger = logging.getLogger(__name__)
 
-# Libraries whose version can change a byte of a shard.
-LIBRARIES = ("av", "diffusers", "numpy", "opencv-python-headless", "pyarrow", "torch")
 # A lost actor takes the clips it held with it; their groups are not committed and are done again.
 PASSES = 3
 
@@ -46,19 +41,31 @@ class Engine(Protocol):
         """Look at every source, in any order."""
 
     def encode_groups(
-        self, shards: str, groups: Sequence[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+        self,
+        shards: str,
+        groups: Sequence[int],
+        config: ShardConfig,
+        vae: Path,
+        settings: PreprocessConfig,
+        resources: Resources,
     ) -> Iterable[dict[str, Any]]:
         """Commit groups; yields (group, clips, rejected) for each."""
+
+    def encode_captions(
+        self, shards: str, parts: Sequence[int], folder: Path, resources: Resources
+    ) -> Iterable[dict[str, Any]]:
+        """Write parts of the captions; yields (part, shortened) for each."""
 
 
 def main_plan(arguments: Sequence[str]) -> ExitCode:
     """Plan only."""
     job = parse_job(arguments, "plan")
     sources, vae = find_sources(job.corpus), find_autoencoder(job.checkpoint)
-    _is_done(job, sources, vae)
+    is_done(job, sources, vae)
     with _ray_engine() as engine:
         summary = make_or_read_plan(job, sources, vae, engine)
-    show_forecast(summary)
+    counts = [(bucket, summary.buckets.get(bucket.name, 0)) for bucket in buckets_of(job.config)]
+    show_forecast(summary, encoding_seconds([one for one in counts if one[1]], vae, job.config), here())
     return ExitCode.DONE_WITH_QUARANTINE if summary.rejected else ExitCode.DONE
 
 
@@ -68,7 +75,7 @@ def main_run(arguments: Sequence[str]) -> ExitCode:
     if job.dry_run:
         return main_plan(arguments)
     sources, vae = find_sources(job.corpus), find_autoencoder(job.checkpoint)
-    if _is_done(job, sources, vae):
+    if is_done(job, sources, vae):
         rejections = read_quarantine(job.shards)
         print(f"nothing to do: {job.shards} is complete{_clause(rejections)}")
         return _code(rejections)
@@ -87,7 +94,7 @@ def main_repair(shards: str, checkpoint: str | None) -> ExitCode:
     summary = read_summary(shards)
     if summary is None:
         raise ValueError(f"{shards} has no plan")
-    wanted = _shard_config(job, vae, summary).digest
+    wanted = shard_config(job, vae, summary).digest
     if any(record.config_digest != wanted for record in read_sound_records(shards)):
         raise ValueError(
             f"{shards} was encoded with another autoencoder than {job.checkpoint} or with other library versions; "
@@ -100,59 +107,16 @@ def main_repair(shards: str, checkpoint: str | None) -> ExitCode:
 def execute(job: Job, sources: Sequence[Source], vae: AutoencoderFile, engine: Engine) -> ExitCode:
     """Plan, encode, finish; every step is skipped if it has been done."""
     summary = make_or_read_plan(job, sources, vae, engine)
-    config = _shard_config(job, vae, summary)
+    config = shard_config(job, vae, summary)
     storage.write_atomic(storage.join(job.shards, "config.json"), config.to_json().encode())
-    _write_job(job)
-    _encode_all(job, summary, config, vae, engine)
+    storage.write_atomic(storage.join(job.shards, "job.json"), seal(asdict(job)))
+    with _recorded(job, summary) as progress:
+        _encode_all(job, summary, config, vae, engine, progress)
+        _encode_captions(job, config, engine)
     rejections = finish(job.shards, config)
     lost = sum(rejection.clips for rejection in rejections)
     print(f"{summary.clips - lost} clips in {job.shards}{_clause(rejections)}")
     return _code(rejections)
-
-
-def _is_done(job: Job, sources: Sequence[Source], vae: AutoencoderFile) -> bool:
-    """Say whether the set is finished; refuse a folder that holds something else.
-
-    Raises:
-        ValueError: if `shards` was made from another corpus, config or autoencoder.
-    """
-    summary = read_summary(job.shards)
-    if summary is None:
-        foreign = storage.list_files(job.shards)
-        if foreign and not all(_is_own(file.relative) for file in foreign):
-            raise ValueError(f"{job.shards} holds other files, such as {foreign[0].relative}; give an empty folder")
-        return False
-    _refuse_other(job, listing_digest(list(sources)), summary)
-    config_uri = storage.join(job.shards, "config.json")
-    if storage.exists(config_uri):
-        _refuse_other_bytes(job, ShardConfig.from_json(storage.read_bytes(config_uri).decode()), vae, summary)
-    return not job.dry_run and read_success(job.shards) is not None
-
-
-def _is_own(relative: str) -> bool:
-    return relative.startswith(("plan/", "ledger/", "data/", ".tmp-")) or relative in ("config.json", "job.json")
-
-
-def _refuse_other(job: Job, listing: str, summary: PlanSummary) -> None:
-    if summary.listing_digest != listing:
-        raise ValueError(
-            f"{job.shards} was planned for another state of the corpus ({summary.corpus}: {summary.sources} sources); "
-            "give an empty folder for the new one"
-        )
-    if summary.config_digest != job.config.digest:
-        raise ValueError(f"{job.shards} was planned with another config; see its job.json, or give an empty folder")
-
-
-def _refuse_other_bytes(job: Job, found: ShardConfig, vae: AutoencoderFile, summary: PlanSummary) -> None:
-    wanted = _shard_config(job, vae, summary)
-    if found.autoencoder_digest != wanted.autoencoder_digest:
-        raise ValueError(
-            f"{job.shards} was made with another autoencoder ({found.autoencoder}, {found.autoencoder_digest[:12]}) "
-            f"than {job.checkpoint} ({wanted.autoencoder_digest[:12]}); give an empty folder"
-        )
-    if found.preprocessing != wanted.preprocessing:
-        differing = [key for key in wanted.preprocessing if found.preprocessing.get(key) != wanted.preprocessing[key]]
-        raise ValueError(f"{job.shards} was made with other {', '.join(differing)}; give an empty folder")
 
 
 @contextmanager
@@ -173,7 +137,7 @@ def make_or_read_plan(job: Job, sources: Sequence[Source], vae: AutoencoderFile,
     """
     if (summary := read_summary(job.shards)) is not None:
         return summary
-    looked = list(_progress(engine.look_at_sources(sources, job.config, job.resources), len(sources), "plan", "source"))
+    looked = list(bar(engine.look_at_sources(sources, job.config, job.resources), len(sources), "plan", "source"))
     latent_bytes = {bucket: vae.latent_bytes(bucket, job.config.mean_only) for bucket in buckets_of(job.config)}
     plan = make_plan(looked, job.config, latent_bytes)
     summary = PlanSummary(
@@ -186,6 +150,9 @@ def make_or_read_plan(job: Job, sources: Sequence[Source], vae: AutoencoderFile,
         refused=len(plan.refusals),
         clips=len(plan.clips),
         groups=plan.num_groups,
+        shards=len({(clip.group, clip.window.bucket) for clip in plan.clips}),
+        captions=len({clip.caption for clip in plan.clips} - {""}),
+        buckets=dict(Counter(clip.window.bucket.name for clip in plan.clips)),
         latent_bytes=sum(latent_bytes[clip.window.bucket] for clip in plan.clips),
         seconds_of_video=sum(clip.window.bucket.num_frames / clip.window.bucket.fps for clip in plan.clips),
     )
@@ -203,7 +170,35 @@ def _refuse_empty(job: Job, plan: Plan) -> None:
     raise ValueError(f"{job.corpus}: no clip can be cut from its {len(plan.sources)} videos: {known}")
 
 
-def _encode_all(job: Job, summary: PlanSummary, config: ShardConfig, vae: AutoencoderFile, engine: Engine) -> None:
+@contextmanager
+def _recorded(job: Job, summary: PlanSummary) -> Iterator[Progress]:
+    """Progress that MLflow and Prometheus see if the job says so."""
+    reports: list[Report] = []
+    status = "FAILED"
+    close = None
+    if job.track:
+        # Seconds to import, and not wanted by default.
+        from infra.tracking import Run  # noqa: PLC0415
+
+        run = Run("preprocessing", job.shards)
+        run.parameters(asdict(job.config) | {"corpus": job.corpus, "shards": job.shards, "checkpoint": job.checkpoint})
+        run.tags({"corpus_digest": summary.corpus_digest, "config_digest": summary.config_digest})
+        reports, close = [run.metrics], run.close
+    progress = Progress(summary.groups, len(committed_groups(job.shards)), reports)
+    if job.metrics_port:
+        serve_prometheus(progress, job.metrics_port)
+    try:
+        yield progress
+        progress.tell()
+        status = "FINISHED"
+    finally:
+        if close:
+            close(status)
+
+
+def _encode_all(
+    job: Job, summary: PlanSummary, config: ShardConfig, vae: AutoencoderFile, engine: Engine, progress: Progress
+) -> None:
     """Encode until the ledger is full.
 
     Raises:
@@ -213,13 +208,9 @@ def _encode_all(job: Job, summary: PlanSummary, config: ShardConfig, vae: Autoen
         missing = sorted(set(range(summary.groups)) - committed_groups(job.shards))
         if not missing:
             return
-        rows = engine.encode_groups(job.shards, missing, config, vae.folder, job.config.precision, job.resources)
-        bar = _progress(rows, len(missing), "encode", "group")
-        clips = rejected = 0
-        for row in bar:
-            clips, rejected = clips + row["clips"], rejected + row["rejected"]
-            bar.set_postfix(clips=clips, quarantined=rejected)
-            logger.info("group committed group=%d clips=%d rejected=%d", row["group"], row["clips"], row["rejected"])
+        rows = engine.encode_groups(job.shards, missing, config, vae.folder, job.config, job.resources)
+        for _ in progress.follow(rows):
+            pass
     missing = sorted(set(range(summary.groups)) - committed_groups(job.shards))
     if missing:
         raise IncompleteError(
@@ -227,36 +218,24 @@ def _encode_all(job: Job, summary: PlanSummary, config: ShardConfig, vae: Autoen
         )
 
 
-def _shard_config(job: Job, vae: AutoencoderFile, summary: PlanSummary) -> ShardConfig:
-    kind = "kl_mean" if job.config.mean_only and vae.kind == "kl_moments" else vae.kind
-    settings = json.loads(json.dumps(asdict(job.config)))
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return ShardConfig(
-        autoencoder=vae.name,
-        autoencoder_digest=vae.digest,
-        latent_kind=kind,
-        latent_channels=vae.latent_channels,
-        downsampling=vae.downsampling,
-        scaling_factor=vae.scaling_factor,
-        shift_factor=vae.shift_factor,
-        buckets=buckets_of(job.config),
-        corpus_digest=summary.corpus_digest,
-        preprocessing={
-            **settings,
-            "resize": "cover and cut evenly; area filter to shrink, cubic to grow",
-            "frame_rule": "shown nearest, of two the earlier",
-            "versions": versions,
-        },
-    )
+def _encode_captions(job: Job, config: ShardConfig, engine: Engine) -> None:
+    """Encode the parts of the captions that are not there.
 
-
-def _write_job(job: Job) -> None:
-    text = json.dumps(asdict(job), indent=1, sort_keys=True) + "\n"
-    storage.write_atomic(storage.join(job.shards, "job.json"), text.encode())
-
-
-def _progress(items: Iterable[T], total: int, title: str, unit: str) -> "tqdm[T]":
-    return tqdm(items, total=total, desc=title, unit=unit, disable=None, file=sys.stderr)
+    Raises:
+        IncompleteError: if some are missing afterwards.
+    """
+    folder = find_text_encoder(job.checkpoint)
+    if folder is None or not config.preprocessing["text_encoder"]:
+        return
+    wanted = part_numbers(distinct_captions(job.shards))
+    missing = sorted(wanted - written_parts(job.shards).keys())
+    if missing:
+        rows = engine.encode_captions(job.shards, missing, folder, job.resources)
+        shortened = sum(row["shortened"] for row in bar(rows, len(missing), "captions", "part"))
+        if shortened:
+            logger.warning("captions longer than the text encoder takes were shortened count=%d", shortened)
+    if wanted - written_parts(job.shards).keys():
+        raise IncompleteError("some captions are not encoded; run the same command again to go on")
 
 
 def _clause(rejections: Sequence[Rejection]) -> str:

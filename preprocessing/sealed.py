@@ -4,12 +4,12 @@ import hashlib
 import json
 from typing import Any
 
-_SEAL = "sha256"
+SEAL = "sha256"
 
 
 def seal(values: dict[str, Any]) -> bytes:
     """Write values as canonical JSON with the digest of the rest in it."""
-    return _text({**values, _SEAL: hashlib.sha256(_text(values)).hexdigest()})
+    return _text({**values, SEAL: hashlib.sha256(_text(values)).hexdigest()})
 
 
 def unseal(content: bytes, name: str) -> dict[str, Any]:
@@ -20,10 +20,10 @@ def unseal(content: bytes, name: str) -> dict[str, Any]:
     """
     try:
         values: dict[str, Any] = json.loads(content)
-        seal_found = values.pop(_SEAL)
+        seal_found = values.pop(SEAL)
     except (ValueError, KeyError, AttributeError, TypeError) as err:
         raise ValueError(f"{name} is damaged: {err}") from err
-    if content != _text({**values, _SEAL: seal_found}) or seal_found != hashlib.sha256(_text(values)).hexdigest():
+    if content != _text({**values, SEAL: seal_found}) or seal_found != hashlib.sha256(_text(values)).hexdigest():
         raise ValueError(f"{name} is damaged: its content does not fit its digest")
     return values
 

@@ -30,6 +30,7 @@ SUFFIXES = frozenset((
 ))  # fmt: skip
 SYNTHETIC_LABELS = "labels.parquet"
 FETCH_ATTEMPTS = 3
+RETRY_PAUSE_S = 2.0
 MANIFESTS = (".parquet", ".csv", ".jsonl", ".txt")
 _LOCATION = ("uri", "url", "path", "file", "video")
 _OWN = frozenset((*_LOCATION, "caption", "night", "crowdedness", "licence", "license", "consent", "size_bytes"))
@@ -66,8 +67,8 @@ def find_sources(corpus: str) -> list[Source]:
 
     Args:
         corpus: folder or `s3://` prefix (searched in depth for video files; the labels file of a synthetic corpus is
-            joined), or a manifest: Parquet, CSV or JSON lines with a column uri, url, path, file or video, or a text
-            file with one address a line.
+            joined), or a manifest (local, `s3://`, `http://`): Parquet, CSV or JSON lines with a column uri, url, path,
+            file or video, or a text file with one address a line; what is relative lies beside the manifest.
 
     Raises:
         ValueError: if there is no corpus, it holds no videos, or a name is listed twice.
@@ -110,19 +111,24 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def _fetch(uri: str, local: str) -> None:
-    files, path = fsspec.core.url_to_fs(uri) if uri.startswith("http") else storage.filesystem(uri)
+    files, path = _filesystem(uri)
     for attempt in range(1, FETCH_ATTEMPTS + 1):
         try:
             files.get_file(path, local)
             return
         except FileNotFoundError:
             raise
-        except OSError as err:
+        # The clients of HTTP and S3 raise errors of their own, not all of them OSError.
+        except Exception as err:
             if attempt == FETCH_ATTEMPTS:
-                raise
+                raise OSError(f"{uri} cannot be fetched: {type(err).__name__}: {err}") from err
             logger.warning("fetch failed uri=%s attempt=%d error=%s", uri, attempt, err)
             # Jitter, or all workers would come back to a throttled store at once.
-            time.sleep(random.uniform(0.5, 1.5) * 2**attempt)
+            time.sleep(random.uniform(0.5, 1.5) * RETRY_PAUSE_S * 2 ** (attempt - 1))
+
+
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    return fsspec.core.url_to_fs(uri) if uri.startswith(("http://", "https://")) else storage.filesystem(uri)
 
 
 def _from_folder(corpus: str) -> list[Source]:
@@ -151,7 +157,8 @@ def _synthetic_columns(uri: str) -> list[str]:
 
 def _from_manifest(manifest: str) -> list[Source]:
     try:
-        content = storage.read_bytes(manifest)
+        with local_copy(manifest) as path:
+            content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"no manifest at {manifest!r}") from None
     base = manifest.rpartition("/")[0]

@@ -5,14 +5,16 @@ A table row is one clip on its way: frames, then latents, or the reason why ther
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from infra.storage import sha256_of
 from pipelines.shard_format import LatentClip, ShardConfig
 from pipelines.shard_writer import ShardRecord, shard_record
-from pipelines.video_decode import VideoInfo
 from preprocessing import looks
+from preprocessing.config import PreprocessConfig
 from preprocessing.encoder import load_encoder
 from preprocessing.ledger import GroupRecord, commit_group
 from preprocessing.plan import PlannedClip
@@ -38,11 +40,12 @@ class DecodeGroups:
 
     Args:
         shards: the shard set, for its plan.
+        faces: detector of faces to blur; empty blurs none.
         sandbox: where decoding runs.
     """
 
-    def __init__(self, shards: str, sandbox: Sandbox) -> None:
-        self._plan, self._sandbox = PlanReader(shards), sandbox
+    def __init__(self, shards: str, faces: str, sandbox: Sandbox) -> None:
+        self._plan, self._faces, self._sandbox = PlanReader(shards), faces, sandbox
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
         """Turn groups into clips, one table a clip."""
@@ -52,10 +55,10 @@ class DecodeGroups:
             for place, clip in enumerate(clips):
                 by_source.setdefault(clip.source, []).append(place)
             for row in self._plan.sources(list(by_source)):
-                yield from self._decode_source(group, row["uri"], to_info(row), clips, by_source[row["name"]])
+                yield from self._decode_source(group, row, clips, by_source[row["name"]])
 
     def _decode_source(
-        self, group: int, uri: str, info: VideoInfo, clips: list[PlannedClip], places: list[int]
+        self, group: int, source: dict[str, Any], clips: list[PlannedClip], places: list[int]
     ) -> Iterator[pa.Table]:
         requests = [
             (place, clips[place].window.pts, (clips[place].window.bucket.height, clips[place].window.bucket.width))
@@ -63,8 +66,11 @@ class DecodeGroups:
         ]
         missing = set(places)
         try:
-            with local_copy(uri) as path:
-                for place, frames in self._sandbox.stream(looks.decode_clips, str(path), info, requests):
+            with local_copy(source["uri"]) as path:
+                if sha256_of(path) != source["digest"]:
+                    raise SandboxError("changed", "the source is not the file that was planned")
+                work = (looks.decode_clips, str(path), to_info(source), requests, self._faces)
+                for place, frames in self._sandbox.stream(*work):
                     missing.discard(place)
                     yield _row(group, place, data=frames)
         except (SandboxError, OSError) as err:
@@ -79,12 +85,13 @@ class EncodeClips:
 
     Args:
         folder: a diffusers `vae/` folder.
-        precision, device: see load_encoder.
+        settings: precision and tiling.
+        device: see load_encoder.
         shards: the shard set, for its plan (shapes of the clips).
     """
 
-    def __init__(self, folder: Path, precision: str, device: str, shards: str) -> None:
-        self._encode = load_encoder(folder, precision, device)
+    def __init__(self, folder: Path, settings: PreprocessConfig, device: str, shards: str) -> None:
+        self._encode = load_encoder(folder, settings.precision, device, tiling=settings.tiling)
         self._plan = PlanReader(shards)
         self._group, self._clips = -1, list[PlannedClip]()
 
@@ -113,10 +120,11 @@ class WriteShards:
     Args:
         shards: the shard set.
         config: of the shard set.
+        faces_blurred: whether decoding blurs faces.
     """
 
-    def __init__(self, shards: str, config: ShardConfig) -> None:
-        self._shards, self._config = shards, config
+    def __init__(self, shards: str, config: ShardConfig, faces_blurred: bool) -> None:
+        self._shards, self._config, self._faces_blurred = shards, config, faces_blurred
         self._plan = PlanReader(shards)
         self._planned: dict[int, list[PlannedClip]] = {}
         self._open: dict[int, dict[int, pa.Table]] = {}
@@ -146,7 +154,7 @@ class WriteShards:
             _rejection(clip, rows[place]) for place, clip in enumerate(planned) if not rows[place]["data"][0].is_valid
         ]
         good = [
-            to_latent_clip(clip, rows[place]["data"][0].as_buffer(), self._config, float(base[clip.source].time_base))
+            self._to_latent_clip(clip, rows[place]["data"][0].as_buffer(), float(base[clip.source].time_base))
             for place, clip in enumerate(planned)
             if rows[place]["data"][0].is_valid
         ]
@@ -157,27 +165,25 @@ class WriteShards:
                 files.append(shard_record(own, self._config, bucket, group))
         return commit_group(self._shards, group, files, rejected, self._config.digest)
 
-
-def to_latent_clip(
-    clip: PlannedClip, data: pa.Buffer, config: ShardConfig, time_base: float
-) -> tuple[PlannedClip, LatentClip]:
-    """Join a planned clip and its moments."""
-    bucket = clip.window.bucket
-    _, _, height, width = config.latent_shape(bucket)
-    moments = np.frombuffer(data, np.float16).reshape(bucket.num_frames, 2 * config.latent_channels, height, width)
-    return clip, LatentClip(
-        clip_id=clip.clip_id,
-        moments=moments,
-        fps=bucket.fps,
-        caption=clip.caption,
-        night=clip.night,
-        crowdedness=clip.crowdedness,
-        boxes=clip.boxes,
-        source=clip.source,
-        times_s=tuple(time * time_base for time in clip.window.pts),
-        labels=clip.labels,
-        licence=clip.licence,
-    )
+    def _to_latent_clip(self, clip: PlannedClip, data: pa.Buffer, time_base: float) -> tuple[PlannedClip, LatentClip]:
+        """Join a planned clip and its moments."""
+        bucket, config = clip.window.bucket, self._config
+        _, _, height, width = config.latent_shape(bucket)
+        moments = np.frombuffer(data, np.float16).reshape(bucket.num_frames, 2 * config.latent_channels, height, width)
+        return clip, LatentClip(
+            clip_id=clip.clip_id,
+            moments=moments,
+            fps=bucket.fps,
+            caption=clip.caption,
+            night=clip.night,
+            crowdedness=clip.crowdedness,
+            boxes=clip.boxes,
+            source=clip.source,
+            times_s=tuple(time * time_base for time in clip.window.pts),
+            labels=clip.labels,
+            licence=clip.licence,
+            faces_blurred=self._faces_blurred,
+        )
 
 
 def _row(

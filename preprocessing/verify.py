@@ -1,6 +1,7 @@
 """`python -m preprocessing verify SHARDS [--repair]`: compare every byte with plan and ledger; encode damage again."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from infra import storage
 from infra.cli import ExitCode, parse
 from pipelines.shard_format import ShardConfig
 from pipelines.shard_writer import index_bytes, success_json
-from preprocessing.finish import QUARANTINE, SUCCESS, all_rejections, quarantine_bytes, shard_files
+from preprocessing.finish import CARD_FILES, QUARANTINE, SUCCESS, all_rejections, quarantine_bytes, shard_files
 from preprocessing.ledger import GroupRecord, committed_groups, forget_group, read_record
-from preprocessing.plan_store import PlanReader, PlanSummary, read_summary
+from preprocessing.plan_store import PLAN_FILES, PlanReader, PlanSummary, read_summary
+from preprocessing.sealed import unseal
+from preprocessing.text import distinct_captions, part_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Fault:
     """Something that is not as plan and ledger say.
 
     Attributes:
-        kind: missing, damaged, extra, leftover, uncommitted, ledger, foreign, index, plan or config.
+        kind: missing, damaged, extra, leftover, uncommitted, ledger, foreign, index, plan, config, job or card.
         path: of the file, within the shard set.
         group: the group to encode again, None if none has to be.
     """
@@ -74,6 +77,8 @@ def repair(shards: str, faults: Sequence[Fault], encode: Callable[[], ExitCode])
     for fault in faults:
         if fault.kind == "plan":
             raise ValueError(f"{shards}/{fault.path} is damaged; plan and encode into an empty folder")
+        if fault.kind == "card":
+            print(f"{fault.path} is deleted; make it anew with `python -m preprocessing card`")
     storage.delete(storage.join(shards, SUCCESS))
     for fault in faults:
         if fault.group is not None:
@@ -103,6 +108,8 @@ def find_faults(shards: str) -> Iterator[Fault]:
     records: list[GroupRecord] = []
     yield from _ledger_faults(shards, summary, records)
     yield from _file_faults(shards, records)
+    yield from _caption_faults(shards)
+    yield from _notes_faults(shards)
     yield from _summary_faults(shards, summary, records)
 
 
@@ -153,12 +160,60 @@ def _file_faults(shards: str, records: Sequence[GroupRecord]) -> Iterator[Fault]
             yield Fault(kind="missing", path=path, group=group)
         elif present[path] != file.size_bytes or _digest(shards, path) != file.digest:
             yield Fault(kind="damaged", path=path, group=group)
-    known = {"config.json", "job.json", "card.md", "stats.json", "card.png", "index.parquet", QUARANTINE, SUCCESS}
+    known = {"config.json", "job.json", *CARD_FILES, "index.parquet", QUARANTINE, SUCCESS}
+    known |= {f"plan/{name}" for name in PLAN_FILES}
     for path in sorted(present):
         if path.rpartition("/")[2].startswith(".tmp-"):
             yield Fault(kind="leftover", path=path)
-        elif path not in expected and path not in known and not path.startswith(("plan/", "ledger/group-")):
+        elif path not in expected and path not in known and not _is_checked_elsewhere(path):
             yield Fault(kind="extra", path=path)
+
+
+def _is_checked_elsewhere(path: str) -> bool:
+    return bool(re.fullmatch(r"ledger/group-\d{5,}\.json|captions/part-\d{5}-[0-9a-f]{16}\.parquet", path))
+
+
+def _caption_faults(shards: str) -> Iterator[Fault]:
+    """Parts of the captions that are missing, too many, or not what their name says."""
+    try:
+        config = ShardConfig.from_json(storage.read_bytes(storage.join(shards, "config.json")).decode())
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return
+    wanted = part_numbers(distinct_captions(shards)) if config.preprocessing.get("text_encoder") else set()
+    seen: set[int] = set()
+    for file in storage.list_files(storage.join(shards, "captions")):
+        path = f"captions/{file.relative}"
+        if not _is_checked_elsewhere(path):
+            continue
+        number, digest = int(file.relative[5:10]), file.relative[11:27]
+        if number not in wanted or number in seen:
+            yield Fault(kind="extra", path=path)
+        elif not _digest(shards, path).startswith(digest):
+            yield Fault(kind="damaged", path=path)
+        seen.add(number)
+    for number in sorted(wanted - seen):
+        yield Fault(kind="missing", path=f"captions/part-{number:05d}")
+
+
+def _notes_faults(shards: str) -> Iterator[Fault]:
+    """job.json, and the card if there is one; both know their digests."""
+    path = "job.json"
+    try:
+        unseal(storage.read_bytes(storage.join(shards, path)), path)
+    except (FileNotFoundError, ValueError):
+        if committed_groups(shards):
+            yield Fault(kind="job", path=path)
+    present = [name for name in CARD_FILES if storage.exists(storage.join(shards, name))]
+    if not present:
+        return
+    try:
+        files = unseal(storage.read_bytes(storage.join(shards, "stats.json")), "stats.json")["files"]
+    except (FileNotFoundError, ValueError):
+        yield Fault(kind="card", path="stats.json")
+        return
+    for name, digest in files.items():
+        if _digest(shards, name) != digest:
+            yield Fault(kind="card", path=name)
 
 
 def _summary_faults(shards: str, summary: PlanSummary, records: Sequence[GroupRecord]) -> Iterator[Fault]:

@@ -22,6 +22,7 @@ from preprocessing.run import execute
 from preprocessing.sandbox import Sandbox, SandboxError
 from preprocessing.sources import Source, find_sources
 from preprocessing.stages import DecodeGroups, EncodeClips, WriteShards
+from preprocessing.text import EncodeCaptions
 
 VAE = {
     "block_out_channels": (8, 16, 16, 16),
@@ -69,13 +70,25 @@ class SerialEngine:
         yield from map(look.look, sources)
 
     def encode_groups(
-        self, shards: str, groups: Sequence[int], config: ShardConfig, vae: Path, precision: str, resources: Resources
+        self,
+        shards: str,
+        groups: Sequence[int],
+        config: ShardConfig,
+        vae: Path,
+        settings: PreprocessConfig,
+        resources: Resources,
     ) -> Iterator[dict[str, Any]]:
-        decode = DecodeGroups(shards, InProcess())
-        encode, write = EncodeClips(vae, precision, "cpu", shards), WriteShards(shards, config)
+        decode = DecodeGroups(shards, settings.faces, InProcess())
+        encode = EncodeClips(vae, settings, "cpu", shards)
+        write = WriteShards(shards, config, bool(settings.faces))
         for group in groups:
             for table in decode(pa.table({"group": pa.array([group], pa.int32())})):
                 yield from write(encode(table)).to_pylist()
+
+    def encode_captions(
+        self, shards: str, parts: Sequence[int], folder: Path, resources: Resources
+    ) -> Iterator[dict[str, Any]]:
+        yield from EncodeCaptions(shards, folder, "cpu")(pa.table({"part": pa.array(parts, pa.int32())})).to_pylist()
 
 
 @pytest.fixture(scope="session")

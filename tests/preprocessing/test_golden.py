@@ -102,6 +102,39 @@ def flipped(seed: int) -> Make:
     return make
 
 
+def only_head(path: Path) -> None:
+    """The index is whole, of the pictures nothing is there."""
+    encode(path, form="mp4", movflags="faststart")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.find(b"mdat") + 4])
+
+
+def overwritten(mark: bytes, after: int, length: int) -> Make:
+    """Zeros over a part of the file that begins `after` bytes behind a mark."""
+
+    def make(path: Path) -> None:
+        encode(path, form="mp4", movflags="faststart")
+        content = bytearray(path.read_bytes())
+        start = content.find(mark) + after
+        end = min(start + length, len(content))
+        content[start:end] = bytes(end - start)
+        path.write_bytes(content)
+
+    return make
+
+
+def cut_after(size: int, codec: str) -> Make:
+    def make(path: Path) -> None:
+        encode(path, codec)
+        path.write_bytes(path.read_bytes()[:size])
+
+    return make
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).integers(0, 256, 6000, np.uint8).tobytes())
+
+
 OPEN: dict[str, Any] = {"x264-params": "open-gop=1:keyint=6:bframes=3"}
 FRONT: dict[str, Any] = {"movflags": "faststart"}
 # x265 with threads corrupts memory on pictures this small.
@@ -139,6 +172,14 @@ GOLDEN: dict[str, tuple[Make, set[str], int]] = {
     "empty.mp4": (lambda p: p.write_bytes(b""), {"open"}, 0),
     "zeros.mp4": (lambda p: p.write_bytes(bytes(5000)), {"open"}, 0),
     "picture.mp4": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(300)), {"open", "no_frames", "decode"}, 0),
+    "page.mp4": (lambda p: p.write_text("<html><h1>404 Not Found</h1></html>\n" * 90), {"open"}, 0),
+    "archive.mp4": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 9), {"open"}, 0),
+    "noise.mkv": (noise, {"open", "no_video", "no_frames"}, 0),
+    "head.mkv": (cut_after(60, "libx264"), {"open", "no_video", "no_frames"}, 0),
+    "head.webm": (cut_after(90, "libvpx"), {"open", "no_video", "no_frames"}, 0),
+    "only_head.mp4": (only_head, {"truncated", "no_frames", "open"}, 0),
+    "no_pictures.mp4": (overwritten(b"mdat", 4, 10**6), {"decode", "no_frames"}, 0),
+    "no_codec.mp4": (overwritten(b"stsd", 4, 80), {"open", "no_video", "no_frames", "decode"}, 0),
     "no_moov.mp4": (cut_at(0.5), {"open"}, 0),
     "audio_only.mp4": (audio_only, {"no_video"}, 0),
     "too_large.mp4": (lambda p: encode(p, size=(2160, 3840), count=2, preset="ultrafast"), {"too_large"}, 0),

@@ -108,7 +108,8 @@ def test_a_stored_plan_reads_back(tmp_path: Path) -> None:
     plan = make_plan([own, looked("b.mp4", 99), refused("c.mp4"), looked("d.mp4", 60, consent=False)], config)
     summary = PlanSummary(
         corpus="/corpus", listing_digest="l", corpus_digest=plan.corpus_digest, config_digest=config.digest, sources=4,
-        rejected=1, refused=1, clips=len(plan.clips), groups=plan.num_groups, latent_bytes=1, seconds_of_video=2.0,
+        rejected=1, refused=1, shards=3, captions=1, buckets={},
+        clips=len(plan.clips), groups=plan.num_groups, latent_bytes=1, seconds_of_video=2.0,
     )  # fmt: skip
     assert read_summary(str(tmp_path)) is None
     write_plan(str(tmp_path), plan, summary)

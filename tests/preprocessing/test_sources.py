@@ -1,8 +1,10 @@
 import json
+import threading
 from collections.abc import Callable
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +15,10 @@ from preprocessing import run
 from preprocessing.arguments import Job, parse_job, read_job
 from preprocessing.config import PRESETS, ClipForm, PreprocessConfig
 from preprocessing.labels import BoxLabels, FrameBoxes, crop_boxes, crowdedness
+from preprocessing.look_stage import LookAtSources
 from preprocessing.sources import find_sources, listing_digest
 from preprocessing.synthetic.corpus import CorpusSettings, synthesize
+from tests.preprocessing.conftest import InProcess
 
 
 @pytest.fixture
@@ -152,3 +156,46 @@ def test_a_corpus_without_a_single_clip_says_why_and_leaves_nothing(
             Job(corpus=str(tmp_path / "corpus"), shards=str(tmp_path / "s"), checkpoint=str(vae_folder), config=config)
         )
     assert not (tmp_path / "s").exists()
+
+
+class Shop(BaseHTTPRequestHandler):
+    """Serves a manifest and videos; `flaky.mp4` fails once, `broken.mp4` always."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        fails = self.path == "/broken.mp4" or (self.path == "/flaky.mp4" and self.asked.count(self.path) == 1)
+        content = self.files.get(self.path)
+        self.send_response(500 if fails else 404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_a_list_of_addresses_is_fetched_over_http(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video(tmp_path / "a.mp4", 12).read_bytes()
+    monkeypatch.setattr("preprocessing.sources.RETRY_PAUSE_S", 0.01)
+    with HTTPServer(("127.0.0.1", 0), Shop) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        names = ["flaky.mp4", "broken.mp4", "gone.mp4", f"{at}/plain.mp4?key=1"]
+        Shop.files = {"/list.txt": "\n".join(names).encode(), "/flaky.mp4": video, "/plain.mp4?key=1": video}
+        Shop.files["/broken.mp4"] = video
+        sources = {source.name: source for source in find_sources(f"{at}/list.txt")}
+        assert sources.keys() == set(names)
+        look = LookAtSources(PRESETS["tiny"](), InProcess())
+        looked = {name: look.look(source) for name, source in sources.items()}
+        server.shutdown()
+    for name in ("flaky.mp4", f"{at}/plain.mp4?key=1"):
+        assert looked[name].sight is not None, looked[name].rejection
+    for name in ("broken.mp4", "gone.mp4"):
+        rejection = looked[name].rejection
+        assert rejection is not None
+        assert (rejection.stage, rejection.reason) == ("fetch", "io")

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
 
+from infra.cli import ExitCode
 from pipelines.shard_format import ShardConfig
 from pipelines.shards import open_shards
 from pipelines.video_io import read_clip
+from preprocessing.arguments import Job
 from preprocessing.config import ClipForm, PreprocessConfig
 from preprocessing.encoder import find_autoencoder, load_encoder
 from preprocessing.finish import finish, read_quarantine
@@ -56,7 +59,8 @@ def plan_into(shards: Path, corpus: Path) -> int:
     plan = make_plan([look.look(source) for source in sources], CONFIG)
     summary = PlanSummary(
         corpus=str(corpus), listing_digest="", corpus_digest=plan.corpus_digest, config_digest=CONFIG.digest,
-        sources=len(sources), rejected=len(plan.rejections), refused=0, clips=len(plan.clips), groups=plan.num_groups,
+        sources=len(sources), rejected=len(plan.rejections), refused=0, shards=0, captions=0, buckets={},
+        clips=len(plan.clips), groups=plan.num_groups,
         latent_bytes=0, seconds_of_video=0,
     )  # fmt: skip
     write_plan(str(shards), plan, summary)
@@ -65,8 +69,8 @@ def plan_into(shards: Path, corpus: Path) -> int:
 
 def run_groups(shards: Path, vae_folder: Path, groups: list[int], batch: int = 1, interleave: bool = False) -> None:
     config = shard_config(vae_folder)
-    decode, encode = DecodeGroups(str(shards), SANDBOX), EncodeClips(vae_folder, "float32", "cpu", str(shards))
-    write = WriteShards(str(shards), config)
+    decode, encode = DecodeGroups(str(shards), "", SANDBOX), EncodeClips(vae_folder, CONFIG, "cpu", str(shards))
+    write = WriteShards(str(shards), config, False)
     rows = [table for group in groups for table in decode(pa.table({"group": pa.array([group], pa.int32())}))]
     if interleave:
         rows = rows[::2] + rows[1::2]
@@ -143,6 +147,7 @@ def test_a_source_that_breaks_after_planning_costs_its_clips_alone(
     assert len(written) + sum(r.clips for r in rejections) == planned
     assert {r.source for r in rejections} == {"broken.mp4", "gone.mp4"}
     assert {r.reason for r in rejections if r.source == "gone.mp4"} <= {"io", "open"}
+    assert {r.reason for r in rejections if r.source == "broken.mp4"} == {"changed"}
     assert {labels.source for labels in written.labels.values()} >= {"good.mp4"}
 
 
@@ -168,3 +173,35 @@ def test_autoencoders_are_told_apart_by_content_alone(vae_folder: Path, tmp_path
     assert find_autoencoder(str(tmp_path / "checkpoint")).digest != find_autoencoder(str(vae_folder)).digest
     with pytest.raises(ValueError, match="no autoencoder"):
         find_autoencoder(str(tmp_path))
+
+
+def test_a_quantised_autoencoder_gives_latents_before_quantisation(
+    tmp_path: Path, make_video: Callable[..., Path], run_job: Callable[[Job], ExitCode]
+) -> None:
+    torch.manual_seed(0)
+    vq = VQModel(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=3, num_vq_embeddings=16, sample_size=32,
+    ).eval()  # fmt: skip
+    vq.save_pretrained(tmp_path / "vae")
+    make_video(tmp_path / "corpus" / "a.mp4", 20)
+    job = Job(corpus=str(tmp_path / "corpus"), shards=str(tmp_path / "s"), checkpoint=str(tmp_path), config=CONFIG)
+    assert run_job(job) == ExitCode.DONE
+    shards = open_shards(str(tmp_path / "s"))
+    assert shards.config.latent_kind == "vq_prequant"
+    bucket = shards.config.buckets[0]
+    clip = shards.read(shards.buckets[bucket][:1])[0]
+    frames = read_clip(
+        str(tmp_path / "corpus" / "a.mp4"), num_frames=bucket.num_frames, fps=bucket.fps, start_s=clip.times_s[0]
+    )
+    with torch.no_grad():
+        expected = vq.encode(frames.permute(0, 3, 1, 2).float() / 127.5 - 1).latents.numpy()
+    np.testing.assert_allclose(clip.moments[:, :3].astype(np.float32), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_tiles_are_for_autoencoders_that_have_them(vae_folder: Path, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    tiled, plain = (load_encoder(vae_folder, "float32", "cpu", tiling=tiling)(frames) for tiling in (True, False))
+    assert tiled.shape == plain.shape
+    assert not np.array_equal(tiled, plain)
+    assert float(np.abs(tiled.astype(np.float32) - plain).mean()) < float(np.abs(plain).mean())

@@ -3,6 +3,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -61,8 +62,9 @@ def test_a_whole_set_has_no_faults(whole: Path) -> None:
 
 def test_every_flipped_bit_is_found(copy: Path) -> None:
     rng = np.random.default_rng(0)
-    files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name != "job.json")
-    assert len(files) > 10
+    assert card.main([str(copy)]) == ExitCode.DONE
+    files = sorted(p for p in copy.rglob("*") if p.is_file())
+    assert len(files) > 14
     for trial in range(120):
         path = files[trial % len(files)]
         sound = path.read_bytes()
@@ -82,10 +84,14 @@ def test_file_faults_are_told_apart(copy: Path) -> None:
     (other.parent / "shard-00099-0123456789abcdef.parquet").write_bytes(b"x")
     (copy / "data" / ".tmp-abc").write_bytes(b"half")
     (copy / "ledger" / "group-00077.json").write_text("{}")
-    found = {fault.kind: fault.path for fault in find_faults(str(copy))}
+    (copy / "ledger" / "group-abc.json").write_text("{}")
+    (copy / "plan" / "clips (1).parquet").write_bytes(b"x")
+    faults = list(find_faults(str(copy)))
+    assert len(faults) == 7
+    assert {"ledger/group-abc.json", "plan/clips (1).parquet"} <= {f.path for f in faults if f.kind == "extra"}
+    found = {fault.kind: fault.path for fault in faults}
     assert found["missing"] == str(shard.relative_to(copy))
     assert found["damaged"] == str(other.relative_to(copy))
-    assert found["extra"].endswith(("0123456789abcdef.parquet", "group-00077.json"))
     assert found["leftover"] == "data/.tmp-abc"
 
 
@@ -134,7 +140,30 @@ def test_the_card_accounts_for_every_source_and_clip(copy: Path) -> None:
     assert clips["written"] == len(open_shards(str(copy)))
     assert (copy / "card.png").read_bytes()[:4] == b"\x89PNG"
     assert list(find_faults(str(copy))) == []
-    assert "| **written** |" in (copy / "card.md").read_text()
+    text = (copy / "card.md").read_text()
+    for part in ("| **written** |", "](card.png)", "| unknown | ", "| faces blurred | no |", "seconds of a source:"):
+        assert part in text
+    assert sum(stats["histograms"]["clips of a source"].values()) == 4
+
+
+def test_a_damaged_card_is_found_and_taken_away(copy: Path, run_job: Callable[[Job], ExitCode]) -> None:
+    card.main([str(copy)])
+    (copy / "card.md").write_text((copy / "card.md").read_text().replace("written", "wanted"))
+    assert [(fault.kind, fault.path) for fault in find_faults(str(copy))] == [("card", "card.md")]
+    mend(copy, run_job)
+    card.main([str(copy)])
+    assert list(find_faults(str(copy))) == []
+
+
+def test_a_lost_job_is_written_anew_by_the_line_that_made_the_set(
+    whole: Path, copy: Path, run_job: Callable[[Job], ExitCode]
+) -> None:
+    (copy / "job.json").write_text("{}")
+    assert [fault.kind for fault in find_faults(str(copy))] == ["job"]
+    with pytest.raises(ValueError, match="give the `run` line again"):
+        mend(copy, run_job)
+    run_job(replace(read_job(str(whole)), shards=str(copy)))
+    assert list(find_faults(str(copy))) == []
 
 
 def test_a_missing_clip_is_noticed_by_the_card(copy: Path) -> None:

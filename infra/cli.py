@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from infra.storage import STORE_ERRORS
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,13 @@ def run_command(command: Callable[[], ExitCode | None]) -> NoReturn:
 def outcome(command: Callable[[], ExitCode | None]) -> int:
     """Run a command and return its exit code.
 
-    Bad arguments, files and configs (ValueError, OSError) end as one line on standard error and code 2, unfinished
+    Bad arguments, files, configs, stores (ValueError, OSError) end as one line on standard error and code 2, unfinished
     work (IncompleteError, Ctrl-C) as one line and code 4. A traceback means a defect of the program.
     """
     configure_logs()
     try:
         return int(command() or ExitCode.DONE)
-    except (ValueError, OSError) as err:
+    except (ValueError, *STORE_ERRORS) as err:
         return _complain(ExitCode.BAD_ARGUMENTS, err)
     except IncompleteError as err:
         return _complain(ExitCode.INCOMPLETE, err)

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError
+
+STORE_ERRORS = (OSError, BotoCoreError)
+"""What reading and writing raise when a disk is full or a store is out of reach."""
 
 # The standard mode adds jitter and a retry quota to botocore's back-off; ten attempts outlast a burst of 503.
 _S3_RETRIES: dict[str, Any] = {"retries": {"mode": "standard", "max_attempts": 10}}

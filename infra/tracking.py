@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ class Run:
     def __init__(self, experiment: str, name: str, *, run_id: str | None = None, tracking_uri: str | None = None):
         self.id = run_id
         self._client: MlflowClient | None = None
-        self._attempt("open", lambda: self._open(experiment, name, tracking_uri or default_uri()))
+        self._uri = tracking_uri or default_uri()
+        self._monitor: Any = None
+        self._attempt("open", lambda: self._open(experiment, name, self._uri))
 
     def _open(self, experiment: str, name: str, uri: str) -> None:
         # MLflow warns of its own internals at every start.
@@ -58,11 +61,14 @@ class Run:
 
         def log() -> None:
             known = self._store().get_run(self._id()).data.params
-            for key, value in values.items():
-                if key not in known:
-                    self._store().log_param(self._id(), key, str(value)[:6000])
-                elif known[key] != str(value)[:6000]:
-                    self._store().set_tag(self._id(), f"restarted.{key}", str(value)[:5000])
+            texts = {key: str(value)[:6000] for key, value in values.items()}
+            new = [Param(key, text) for key, text in texts.items() if key not in known]
+            changed = {key: text for key, text in texts.items() if known.get(key, text) != text}
+            tags = [RunTag(f"restarted.{key}", text[:5000]) for key, text in changed.items()]
+            # One by one they take seconds; a store takes a hundred at a time.
+            for start in range(0, max(len(new), len(tags)), 100):
+                part = slice(start, start + 100)
+                self._store().log_batch(self._id(), params=new[part], tags=tags[part])
 
         self._attempt("parameters", log)
 
@@ -81,8 +87,15 @@ class Run:
         """Store a file (a sample video, a sheet, a config) with the run."""
         self._attempt("file", lambda: self._store().log_artifact(self._id(), str(path), folder or None))
 
-    def register(self, name: str, folder: Path, *, alias: str) -> None:
-        """Store a checkpoint folder with the run, register it as a new version of model `name` and give it an alias."""
+    def register(self, name: str, folder: Path, *, alias: str, tags: Mapping[str, str] | None = None) -> None:
+        """Store a checkpoint folder with the run, register it as a new version of model `name` and give it an alias.
+
+        Args:
+            name: of the model.
+            folder: with the weights.
+            alias: moves to the new version.
+            tags: of the version, such as digests of what it was made from.
+        """
 
         def log() -> None:
             client = self._store()
@@ -90,13 +103,26 @@ class Run:
             if not client.search_registered_models(filter_string=f"name = '{name}'"):
                 client.create_registered_model(name)
             source = f"{client.get_run(self._id()).info.artifact_uri}/{folder.name}"
-            version = client.create_model_version(name, source=source, run_id=self._id())
+            version = client.create_model_version(name, source=source, run_id=self._id(), tags=dict(tags or {}))
             client.set_registered_model_alias(name, alias, version.version)
 
         self._attempt("register", log)
 
+    def watch_system(self) -> None:
+        """Add curves of processor, memory, disk, network and GPU use until the run is closed."""
+
+        def start() -> None:
+            monitor: Any = SystemMetricsMonitor
+            self._monitor = monitor(self._id(), tracking_uri=self._uri, resume_logging=True)
+            self._monitor.start()
+
+        self._attempt("watch_system", start)
+
     def close(self, status: str = "FINISHED") -> None:
         """End the run with an MLflow status: FINISHED, FAILED or KILLED."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
         self._attempt("close", lambda: self._store().set_terminated(self._id(), status=status))
 
     def _store(self) -> MlflowClient:

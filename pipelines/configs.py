@@ -1,8 +1,9 @@
 """Frozen dataclasses to JSON and back, strictly: a config that does not fit is refused, never bent."""
 
 import dataclasses
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -37,7 +38,15 @@ def from_json(config_class: type[Config], values: dict[str, Any], *, where: str)
 
 
 def _refuse_unknown(config_class: Any, values: Any, where: str) -> None:
-    if not (dataclasses.is_dataclass(config_class) and isinstance(values, dict)):
+    if not isinstance(values, dict):
+        return
+    if not dataclasses.is_dataclass(config_class):
+        # Optional and annotated dataclasses, and mappings to dataclasses.
+        inner = [kind for kind in get_args(config_class) if dataclasses.is_dataclass(kind)]
+        is_mapping = get_origin(config_class) in (Mapping, dict)
+        for value in values.values() if is_mapping else [values]:
+            for kind in inner[:1]:
+                _refuse_unknown(kind, value, where)
         return
     known = {field.name: field.type for field in dataclasses.fields(config_class)}
     for key, value in values.items():

@@ -12,12 +12,14 @@ import torch
 import tyro
 
 from infra import storage
-from infra.cli import ExitCode, IncompleteError, run_command
-from pipelines.configs import to_json
+from infra.cli import ExitCode, IncompleteError, read_json, run_command
+from pipelines.configs import from_json, to_json
 from training.config import TrainConfig
 from training.estimate import ESTIMATED, estimate, report
-from training.export import export
+from training.export import export, local_copy
+from training.leaving import on_sigterm
 from training.presets import make_preset, preset_names
+from training.recorder import register
 from training.reduction import Workers
 from training.task import Inputs
 from training.worker import Job, Outcome, run_worker
@@ -25,6 +27,9 @@ from training.worker import Job, Outcome, run_worker
 # Imported only when asked for: measuring needs more than training.
 COMMANDS = {
     "evaluate": ("training.evaluate", "sample a checkpoint, measure it against real clips, write a report"),
+    "reproduce": ("training.reproduce", "measure a checkpoint as the paper does, print its tables beside ours"),
+    "gallery": ("training.evaluation.gallery", "make the pictures of docs/gallery.md from a checkpoint"),
+    "preference": ("training.evaluation.preference_server", "ask people which of two systems' clips they prefer"),
     "reader": ("training.evaluation.train_reader", "train the network that reads labels and boxes off frames"),
 }
 
@@ -41,8 +46,8 @@ class Arguments:
         run_dir: folder for the run's own checkpoints and records; default OUT.runs.
         minutes: longest training time; the run then ends as if it were done.
         dry_run: print the resolved configuration and what the run will take, and leave.
+        export_only: train no further; put what the newest checkpoint holds into the checkpoint folder.
         tflops: arithmetic that one worker reaches, for the estimate: 1e12 operations a second.
-        price: of one worker for an hour, for the estimate.
         config: the run; every field can be changed.
     """
 
@@ -53,8 +58,8 @@ class Arguments:
     run_dir: str | None = None
     minutes: float | None = None
     dry_run: bool = False
+    export_only: bool = False
     tflops: float = 0.05
-    price: float = 0.0
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -64,13 +69,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if name in COMMANDS:
         code: ExitCode = importlib.import_module(COMMANDS[name][0]).main(rest)
         return code
-    parsed = tyro.cli(
-        Arguments,
-        args=list(rest),
-        prog=f"python -m training {name}",
-        default=Arguments(out=tyro.MISSING, config=make_preset(name)),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    parsed = parse(arguments)
     if parsed.dry_run:
         print(json.dumps(to_json(parsed.config), indent=1))
         _print_estimate(parsed)
@@ -78,8 +77,24 @@ def main(arguments: Sequence[str]) -> ExitCode:
     return run(parsed)
 
 
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Parse `PRESET [options]`; exits with 2 on misuse.
+
+    Raises:
+        ValueError: if the preset is unknown, or a value is not allowed.
+    """
+    name, rest = _preset_name(arguments)
+    return tyro.cli(
+        Arguments,
+        args=list(rest),
+        prog=f"python -m training {name}",
+        default=Arguments(out=tyro.MISSING, config=_config(name)),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
 def run(parsed: Arguments) -> ExitCode:
-    """Train, then export."""
+    """Train, export, register."""
     inputs = Inputs(out=parsed.out, shards=parsed.shards, corpus=parsed.corpus, backbone=parsed.backbone)
     job = Job(
         config=parsed.config,
@@ -87,14 +102,27 @@ def run(parsed: Arguments) -> ExitCode:
         run_uri=storage.join(parsed.run_dir or f"{parsed.out.rstrip('/')}.runs", parsed.config.name),
         seconds=parsed.minutes * 60 if parsed.minutes is not None else None,
     )
+    if parsed.export_only:
+        print(f"{parsed.config.name}: step {_export(job)}, written to {parsed.out}")
+        return ExitCode.DONE
     outcome = _train(job)
     if outcome.error is not None:
         raise ValueError(outcome.error)
     if not outcome.is_done:
         raise IncompleteError(f"stopped at step {outcome.step}; run the same command again to go on")
-    export(job, Path(parsed.out))
+    _export(job)
     print(f"{parsed.config.name}: step {outcome.step}, loss {outcome.loss:.4f}, written to {parsed.out}")
     return ExitCode.DONE_WITH_QUARANTINE if outcome.put_aside else ExitCode.DONE
+
+
+def _export(job: Job) -> int:
+    with local_copy(job.inputs.out) as folder:
+        exported = export(job, folder)
+        if job.config.track:
+            for part in exported.parts:
+                name = f"{job.config.model.name}-{part.replace('/', '-')}"
+                register(job.run_uri, name, folder / part, exported.lineage)
+    return int(exported.lineage["step"])
 
 
 def _print_estimate(parsed: Arguments) -> None:
@@ -102,24 +130,32 @@ def _print_estimate(parsed: Arguments) -> None:
     if config.objective not in ESTIMATED:
         print(f"no estimate for objective {config.objective!r}; it is made for {', '.join(ESTIMATED)}")
         return
-    found = estimate(config, workers=workers, flops_per_s=parsed.tflops * 1e12, price_per_hour=parsed.price)
-    print(report(config, found, workers))
+    print(report(config, estimate(config, workers=workers, flops_per_s=parsed.tflops * 1e12), workers))
 
 
 def _train(job: Job) -> Outcome:
     if job.config.cluster.launcher == "process":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return run_worker(job, Workers(), device)
+        with on_sigterm() as was_told:
+            return run_worker(job, Workers(), device, is_leaving=was_told)
     # Ray takes seconds to import, which a run in this process need not spend.
     from training.trainer import run_on_ray  # noqa: PLC0415
 
     return run_on_ray(job)
 
 
+def _config(name: str) -> TrainConfig:
+    """A run by its preset's name, or as an earlier run saved it."""
+    if name.endswith(".json"):
+        return from_json(TrainConfig, read_json(Path(name)), where=name)
+    return make_preset(name)
+
+
 def _preset_name(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
-    print("usage: python -m training PRESET [options]    (PRESET --help lists the options)\n\npresets:")
+    print("usage: python -m training PRESET [options]    (PRESET --help lists the options)\n")
+    print("PRESET is one of these, or the config.json that a run wrote into its folder:")
     print("\n".join(f"  {name}" for name in preset_names()))
     print("\nor: python -m training COMMAND [options]\n")
     print("\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()))

@@ -45,6 +45,7 @@ class Checkpoint:
         files: sha256 by file name.
         saved_at: seconds since the epoch.
         metric: validation loss, if there was one; the lowest is kept as the best.
+        worker_s: seconds of all workers that went into it.
     """
 
     uri: str
@@ -54,6 +55,7 @@ class Checkpoint:
     files: Mapping[str, str]
     saved_at: float
     metric: float | None = None
+    worker_s: float = 0.0
     layout: int = LAYOUT
 
     def load(self) -> dict[str, dict[str, Tensor]]:
@@ -87,11 +89,13 @@ class CheckpointStore:
         uri: folder of the run, local or s3://.
         config: which checkpoints are kept.
         stalled_s: seconds the training thread has waited for writing.
+        written_at: when the last checkpoint was committed, by the monotonic clock; first when the run started.
     """
 
     uri: str
     config: CheckpointConfig
     stalled_s: float = 0.0
+    written_at: float = field(default_factory=time.monotonic)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"), repr=False)
     _pending: Future[None] | None = field(default=None, repr=False)
 
@@ -103,6 +107,7 @@ class CheckpointStore:
         identity: Mapping[str, Any],
         progress: Mapping[str, Any],
         metric: float | None = None,
+        worker_s: float = 0.0,
     ) -> None:
         """Write a checkpoint in the background; waits first for the one before, and hands on its error.
 
@@ -112,10 +117,12 @@ class CheckpointStore:
             identity: see Checkpoint.
             progress: see Checkpoint; copied.
             metric: see Checkpoint.
+            worker_s: see Checkpoint.
         """
         self.wait()
         frozen = json.loads(json.dumps({"identity": identity, "progress": progress}))
-        record = {"layout": LAYOUT, "step": step, "saved_at": time.time(), "metric": metric, **frozen}
+        figures = {"saved_at": time.time(), "metric": metric, "worker_s": worker_s}
+        record = {"layout": LAYOUT, "step": step, **figures, **frozen}
         self._pending = self._writer.submit(self._write, step, tensors, record)
 
     def wait(self) -> None:
@@ -129,6 +136,11 @@ class CheckpointStore:
         if pending is not None:
             pending.result()
         self.stalled_s += time.perf_counter() - started
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last checkpoint was committed."""
+        return time.monotonic() - self.written_at
 
     def newest(self) -> Checkpoint | None:
         """Find the committed checkpoint with the highest step; None if there is none.
@@ -156,6 +168,7 @@ class CheckpointStore:
                 storage.publish(local, storage.join(folder, local.name))
         record = {**record, "files": digests}
         storage.write_atomic(storage.join(folder, MANIFEST), _sealed(record))
+        self.written_at = time.monotonic()
         logger.info("checkpoint written uri=%s step=%d", folder, step)
         self._clean()
 

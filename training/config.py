@@ -102,6 +102,12 @@ class WatchConfig:
     patience: int = 8
 
 
+WITHOUT_EFFECT = ("checkpoints", "validation", "cluster", "track", "log_every")
+"""Settings of a run that do not touch its numbers."""
+
+LOW_RANK = ("image", "keyframes", "prediction", "interpolation")
+"""Objectives whose image network can get low-rank changes."""
+
 Objective = Literal[
     "autoencoder", "image", "keyframes", "prediction", "interpolation", "decoder", "upsampler-image", "upsampler"
 ]
@@ -113,6 +119,7 @@ class DataConfig:
 
     Attributes:
         height, width: size of the frames.
+        further_sizes: other sizes (height, width) trained on beside it; a batch holds clips of one size and rate.
         num_frames: frames of a training clip; 1 for images.
         fps: frame rates trained on; empty takes all that the data has.
         crop: side of the square crops of pixel training; None takes whole frames.
@@ -133,6 +140,7 @@ class DataConfig:
     image_share: float = 0.0
     context_noise: int | None = None
     validation_percent: int = 0
+    further_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.height < 1 or self.width < 1:
@@ -140,6 +148,11 @@ class DataConfig:
         for name in ("label_dropout", "image_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is no probability; use 0 to 1")
+
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """All sizes (height, width) trained on."""
+        return {(self.height, self.width), *(self.further_sizes or ())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +166,8 @@ class ClusterConfig:
         zero: how DeepSpeed spreads state.
         cpus_per_worker, gpus_per_worker: what Ray reserves for a worker.
         max_failures: how often Ray restarts lost workers; -1 without limit.
+        resize_interval_s: how often Ray looks whether there is room for more workers.
+        price_per_hour: of one worker, in any currency; for the estimate and the cost so far.
         exact: sum gradients in the fixed tree; False takes the backend's all-reduce (equal to about 1e-6).
     """
 
@@ -164,6 +179,8 @@ class ClusterConfig:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     max_failures: int = 8
+    resize_interval_s: float = 60.0
+    price_per_hour: float = 0.0
     exact: bool = True
 
     def __post_init__(self) -> None:
@@ -208,6 +225,7 @@ class TrainConfig:
         data: what it trains on.
         initialise_from: stage of the checkpoint whose temporal weights a video model starts from.
         train_all: train the image network of a video model too (the paper's text-to-video interpolation).
+        lora_rank: train a change of this rank in the attention of the frozen image network; None trains none.
         precision: "bf16" keeps frozen weights in bfloat16 and computes in it; trained weights stay in float32.
         recompute: compute the frozen transformers of a video model again in the backward pass: less memory, 8 % more
             arithmetic.
@@ -236,6 +254,7 @@ class TrainConfig:
     train_all: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
+    lora_rank: int | None = None
     track: bool = True
     log_every: int = 10
     threads: int = 1
@@ -257,6 +276,12 @@ class TrainConfig:
                 f"max_workers={self.cluster.max_workers} exceeds virtual_shards={self.virtual_shards}; "
                 "use fewer workers or more virtual shards"
             )
+        least = {"prediction": 3, "interpolation": 3}.get(self.objective, 1)
+        if self.data.num_frames < least:
+            raise ValueError(f"num_frames={self.data.num_frames} leaves {self.objective} none to learn; use {least} up")
+        if self.lora_rank is not None and (self.lora_rank < 1 or self.train_all or self.objective not in LOW_RANK):
+            allowed = f"use 1 or more, without train_all, for {', '.join(LOW_RANK)}"
+            raise ValueError(f"lora_rank={self.lora_rank} does not go with {self.objective!r}; {allowed}")
 
     @property
     def is_partitioned(self) -> bool:
@@ -266,19 +291,7 @@ class TrainConfig:
     @property
     def numerics(self) -> dict[str, Any]:
         """What decides the numbers of a run: all but where it runs and when it saves and shows itself."""
-        values = to_json(self)
-        for name in (
-            "checkpoints",
-            "validation",
-            "cluster",
-            "track",
-            "log_every",
-            *(["steps"] if self._may_go_on else []),
-        ):
-            del values[name]
-        return values
-
-    @property
-    def _may_go_on(self) -> bool:
-        """Whether more steps leave those before as they were: nothing is scheduled to the end."""
-        return all(o is None or o.decay == "constant" for o in (self.optimizer, self.discriminator))
+        # Where nothing is scheduled to the end, more steps leave those before as they were.
+        may_go_on = all(o is None or o.decay == "constant" for o in (self.optimizer, self.discriminator))
+        without = (*WITHOUT_EFFECT, *(["steps"] if may_go_on else []))
+        return {name: value for name, value in to_json(self).items() if name not in without}

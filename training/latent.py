@@ -27,6 +27,7 @@ from pipelines.models.autoencoder import decode_latents
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
 from pipelines.models.lean_backbone import recompute_transformers
+from pipelines.models.lora import fuse_lora
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
 from pipelines.pixels import to_uint8
@@ -38,6 +39,7 @@ from training.config import TrainConfig
 from training.context import ContextRecipe
 from training.data import Sample, Source
 from training.latent_inputs import clips_for, digests, open_for, scaling_of
+from training.low_rank import LowRank
 from training.sources import LatentSource
 from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
 
@@ -51,11 +53,12 @@ def denoise_images(unet: UNet, tokens: Tokens | None, noisy: Latents, timestep: 
 
 
 class ImageNetwork(LossNetwork):
-    """The image model and its condition, trained together."""
+    """The image model and its condition, trained together; or low-rank changes of both frozen."""
 
     def __init__(self, unet: UNet, condition: Condition, schedule: NoiseSchedule, config: TrainConfig) -> None:
         super().__init__(config)
         self.unet, self.condition, self.schedule = unet, condition, schedule
+        self.low_rank = LowRank(unet, config.lora_rank) if config.lora_rank else None
 
     def denoise(self, batch: LatentBatch) -> Denoise:
         """Bind the conditions of a batch."""
@@ -72,6 +75,7 @@ class VideoNetwork(LossNetwork):
     def __init__(self, video: VideoUNet, condition: Condition, schedule: NoiseSchedule, config: TrainConfig) -> None:
         super().__init__(config)
         self.video, self.condition, self.schedule = video, condition, schedule
+        self.low_rank = LowRank(video.unet, config.lora_rank) if config.lora_rank else None
 
     def denoise(self, batch: LatentBatch) -> Denoise:
         """Bind the conditions of a batch."""
@@ -127,12 +131,15 @@ class LatentTask:
         return [to_uint8(clip) for clip in frames]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Write backbone/{unet,condition,scheduler} (boxes/ if they condition it), or temporal/<stage>."""
+        """Write backbone/{unet,condition,scheduler} (boxes/ if they condition it), lora/, or temporal/<stage>."""
         put = partial(put_part, folder, name=self.config.model.name, record=record)
         if isinstance(self.network, VideoNetwork):
             put(f"temporal/{self.config.objective}", self._write_temporal)
             return
         image = self.network
+        if image.low_rank is not None:
+            put("lora", image.low_rank.save)
+            return
         # The box-conditioned image model stands beside the one that the video models are made of (appendix H.1).
         part = "boxes" if isinstance(image.condition, BoxCondition) else "backbone"
         put(f"{part}/unet", lambda aside: image.unet.save_pretrained(aside, safe_serialization=True))
@@ -144,9 +151,12 @@ class LatentTask:
         assert isinstance(self.network, VideoNetwork)
         weights = self.network.video.temporal_state_dict()
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / checkpoint.WEIGHTS)
-        if self.config.train_all:
+        unet = self.network.video.unet
+        if self.network.low_rank is not None:
+            fuse_lora(unet.float(), self.network.low_rank.weights())
+        if self.config.train_all or self.network.low_rank is not None:
             # Its image network is no longer the backbone's.
-            self.network.video.unet.save_pretrained(folder / "unet", safe_serialization=True)
+            unet.save_pretrained(folder / "unet", safe_serialization=True)
         (folder / "config.json").write_text(checkpoint_json(self.stage))
 
     def _write_scheduler(self, folder: Path) -> None:
@@ -172,7 +182,7 @@ def latent_task(config: TrainConfig, inputs: Inputs) -> LatentTask:
     source, held_out = (clips_for(config, shards, validation=part) for part in (False, True))
     with seeded(config.seed):
         network = (
-            _image_network(config, schedule, inputs)
+            _image_network(config, networks, schedule, inputs)
             if config.objective == "image"
             else _video_network(config, stage, networks, schedule, inputs)
         )
@@ -204,7 +214,12 @@ def context_recipe(config: TrainConfig, stage: StageConfig) -> ContextRecipe | N
     return ContextRecipe(kind=config.objective, max_level=max_level)
 
 
-def _image_network(config: TrainConfig, schedule: NoiseSchedule, inputs: Inputs) -> ImageNetwork:
+def _image_network(config: TrainConfig, networks: Networks, schedule: NoiseSchedule, inputs: Inputs) -> ImageNetwork:
+    if config.lora_rank is not None:
+        folder = Path(inputs.backbone) if inputs.backbone else networks.folder / "backbone"
+        frozen, known = networks.unet, frozen_condition(config, folder)
+        freeze([frozen, known], config)
+        return ImageNetwork(frozen, known, schedule, config)
     condition = new_condition(config, inputs.backbone)
     if inputs.backbone is not None:
         unet: UNet = UNet2DConditionModel.from_pretrained(Path(inputs.backbone) / "unet", use_safetensors=True)

@@ -43,15 +43,16 @@ def clips_for(config: TrainConfig, shards: ShardSet, *, validation: bool) -> Lat
 
     def fits(bucket: Bucket) -> bool:
         is_rate = not data.fps or any(abs(bucket.fps - fps) < 0.02 * fps for fps in data.fps)
-        is_size = (bucket.height, bucket.width) == (data.height, data.width)
+        is_size = (bucket.height, bucket.width) in data.sizes
         return is_rate and is_size and bucket.num_frames >= data.num_frames
 
     source = LatentSource(shards, use_bucket=fits, percent=data.validation_percent, validation=validation)
     if not any(source.buckets) and not validation:
         held = ", ".join(bucket.name for bucket in shards.buckets)
         rates = f" at {' or '.join(f'{fps:g}' for fps in data.fps)} fps" if data.fps else ""
+        sizes = " or ".join(f"{height}x{width}" for height, width in sorted(data.sizes))
         raise ValueError(
-            f"shards {shards.uri!r} hold no clips of {data.num_frames} or more frames of {data.height}x{data.width}"
+            f"shards {shards.uri!r} hold no clips of {data.num_frames} or more frames of {sizes}"
             f"{rates}; they hold {held}"
         )
     return source
@@ -65,7 +66,7 @@ def scaling_of(shards: ShardSet) -> LatentScaling:
 def digests(config: TrainConfig, inputs: Inputs, shards: ShardSet) -> dict[str, str]:
     """Identify the data and the frozen weights of a run."""
     given = {"data": shards.digest, "autoencoder": shards.config.autoencoder_digest}
-    if config.objective == "image":
+    if config.objective == "image" and config.lora_rank is None:
         return given
     if inputs.backbone is not None:
         return {**given, "backbone": network_digest(Path(inputs.backbone) / "unet")}

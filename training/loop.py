@@ -1,8 +1,8 @@
 """The step loop: any engine, any network, any data; it knows neither Ray nor DeepSpeed.
 
-A step cuts its global batch into V virtual shards, takes each shard's gradient alone and sums them in one fixed tree,
-so that the numbers do not depend on the number of workers. A sample that is not finite or far out is found by all
-workers in the same step, put aside for good, and the step is done again without it before any weight changes.
+A step cuts its global batch into V virtual shards, takes each one's gradient alone and sums them in one fixed tree, so
+that the numbers do not depend on the number of workers. A sample that is not finite or far out is found by all workers
+in the same step, put aside for good, and the step is done again without it before any weight changes.
 """
 
 import hashlib
@@ -35,6 +35,10 @@ class Batch(Protocol):
         """The same batch with zeros in place of the samples that are not kept."""
 
 
+class GaveUpError(RuntimeError):
+    """The run cannot go on, and trying again would not help; its last checkpoint is good."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One network and optimizer trained at every step; a GAN has two, done one after the other.
@@ -64,6 +68,7 @@ class Progress:
         ledger: digest chained over all of them in order: equal ledgers mean equal histories.
         mean_loss: running mean of the first phase's loss.
         quarantine: reason by id of each sample put aside.
+        bad_in_a_row: how many of the last samples were put aside without a good one between them.
     """
 
     step: int = 0
@@ -71,6 +76,7 @@ class Progress:
     ledger: str = ""
     mean_loss: float = 0.0
     quarantine: dict[str, str] = field(default_factory=dict)
+    bad_in_a_row: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +108,7 @@ class StepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Sizes of the loop.
-
-    Attributes:
-        steps: last step.
-        batch_size: samples of a global batch.
-        num_shards: V, into how many virtual shards the batch is cut: a divisor of batch_size.
-        watch: when a sample is bad.
-    """
+    """Sizes of the loop: see TrainConfig; num_shards is V, into how many virtual shards the batch is cut."""
 
     steps: int
     batch_size: int
@@ -146,7 +145,7 @@ def train(
         wants_stop: asked once a step; the answer of any worker reaches all in the result.
 
     Raises:
-        RuntimeError: if too many samples in a row are bad.
+        GaveUpError: if too many samples in a row are bad.
     """
     while progress.step < config.steps:
         started = time.perf_counter()
@@ -201,16 +200,15 @@ class _Attempt:
             partials, report = self._gradients(phase, stop)
             if not self._find_bad(report):
                 break
-            if len(self.put_aside) > watch.patience * self._shard_size:
-                raise RuntimeError(
-                    f"step {self._progress.step}: {len(self.put_aside)} samples in a row are bad, the last because "
-                    f"{list(self.put_aside.values())[-1]}; the last checkpoint is good, look at the data or lower the "
-                    "learning rate"
-                )
+            longest, _ = self._bad_in_a_row()
+            if longest > watch.patience * self._shard_size:
+                last = f"step {self._progress.step}: {longest} samples in a row are bad"
+                reason = list(self.put_aside.values())[-1]
+                raise GaveUpError(f"{last}, the last: {reason}; look at the data or lower the learning rate")
         total = combine(partials, self._config.num_shards, self._workers)
         norm = float(torch.linalg.vector_norm(total, dtype=torch.float64))
         if not math.isfinite(norm):
-            raise RuntimeError(f"step {self._progress.step}: the summed gradient is not finite though each part is")
+            raise GaveUpError(f"step {self._progress.step}: the summed gradient is not finite though each part is")
         if phase.optimizer.clip_norm and norm > phase.optimizer.clip_norm:
             total.mul_(phase.optimizer.clip_norm / norm)
         phase.engine.step(total, learning_rate(phase.optimizer, self._progress.step, self._config.steps))
@@ -228,6 +226,18 @@ class _Attempt:
         self._progress.applied += len(applied)
         mean = self._progress.mean_loss
         self._progress.mean_loss = loss if mean == 0 else 0.99 * mean + 0.01 * loss
+        _, self._progress.bad_in_a_row = self._bad_in_a_row()
+
+    def _bad_in_a_row(self) -> tuple[int, int]:
+        """Longest and last row of samples newly put aside, the steps before included; earlier finds count nothing."""
+        longest = row = self._progress.bad_in_a_row
+        for sample in self.samples:
+            if sample.id in self.put_aside:
+                row += 1
+            elif sample.id not in self._progress.quarantine:
+                row = 0
+            longest = max(longest, row)
+        return longest, row
 
     def _kept(self) -> Tensor:
         return torch.tensor([sample.id not in self._progress.quarantine for sample in self.samples])
@@ -271,9 +281,8 @@ class _Attempt:
         new = {self.samples[i].id: why for i, why in reasons.items()}
         new = {name: why for name, why in new.items() if name not in self._progress.quarantine}
         if reasons and not new:
-            raise RuntimeError(
-                f"step {self._progress.step}: {next(iter(reasons.values()))} though nothing is left of it"
-            )
+            reason = next(iter(reasons.values()))
+            raise GaveUpError(f"step {self._progress.step}: {reason} though nothing is left of it")
         self._progress.quarantine |= new
         self.put_aside |= new
         return bool(new)

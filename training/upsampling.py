@@ -236,7 +236,9 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
             freeze([unet], config)
             video = VideoUNet(unet, preset.stage.temporal)
             network = UpsampleNetwork(None, video, schedule, config)
-            identity["backbone"] = checkpoint.read_manifest(Path(inputs.out)).digest(f"{FOLDER}/unet/")
+            identity["backbone"] = checkpoint.read_manifest(checkpoint.local_folder(inputs.out)).digest(
+                f"{FOLDER}/unet/"
+            )
     crop = (config.data.crop, config.data.crop) if config.data.crop else (config.data.height, config.data.width)
     return UpsampleTask(
         config=config,

@@ -2,17 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from infra import storage
+from pipelines.configs import to_json
 from training.checkpoints import CheckpointStore, refuse_other_run
 from training.config import TrainConfig
 from training.data import Order, Reader
-from training.loop import LoopConfig, Progress, StepResult, train
+from training.loop import GaveUpError, LoopConfig, Progress, StepResult, train
 from training.phases import build_phases, snapshot
 from training.recorder import Recorder, metrics_of
 from training.reduction import Workers
@@ -53,7 +54,7 @@ class Outcome:
         is_done: whether it reached its last step or its time.
         loss: of the last step.
         put_aside: samples put aside.
-        error: why it could not start or save itself; for the one who started it.
+        error: why it could not start, save itself or go on; for the one who started it.
     """
 
     step: int
@@ -69,25 +70,33 @@ def run_worker(
     device: torch.device,
     *,
     is_leaving: Callable[[], bool] = lambda: False,
+    must_save: Callable[[], bool] = lambda: False,
+    publish: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Outcome:
     """Train until the last step, the time limit or a request to leave; saves itself at the end.
 
-    What cannot be mended by trying again (inputs that do not fit together, a full disk) is told in the outcome, since
-    a launcher restarts workers that raise.
+    What cannot be mended by trying again (inputs that do not fit together, a full disk, bad samples alone) is told in
+    the outcome, since a launcher restarts workers that raise.
 
     Args:
         job: the run.
         workers: this worker's place.
         device: where it computes.
-        is_leaving: whether this worker must go soon, such as on a preemption notice.
+        is_leaving: whether this worker must go; one that must takes all along, with the run saved.
+        must_save: whether to save now, such as on a preemption notice; asked after each step, it gives all workers the
+            same answer.
+        publish: takes the figures of a step, for those who watch from outside.
     """
     torch.set_num_threads(job.config.threads)
     try:
-        run = _Run(job, make_task(job.config, job.inputs), workers, device)
-    except (ValueError, OSError) as err:
+        run = _Run(job, make_task(job.config, job.inputs), workers, device, publish)
+    except (ValueError, *storage.STORE_ERRORS) as err:
         return Outcome(step=0, is_done=False, loss=float("nan"), error=str(err))
     try:
-        outcome = run.go(is_leaving)
+        outcome = run.go(is_leaving, must_save)
+    except GaveUpError as err:
+        run.close("FAILED")
+        return Outcome(step=run.progress.step, is_done=False, loss=float("nan"), error=str(err))
     except BaseException:
         run.close("FAILED")
         raise
@@ -103,7 +112,14 @@ def identity_of(config: TrainConfig, task: Task) -> dict[str, Any]:
 class _Run:
     """The state of a worker between its start and its end."""
 
-    def __init__(self, job: Job, task: Task, workers: Workers, device: torch.device) -> None:
+    def __init__(
+        self,
+        job: Job,
+        task: Task,
+        workers: Workers,
+        device: torch.device,
+        publish: Callable[[Mapping[str, float]], None] | None,
+    ) -> None:
         self.config, self.task, self.workers = job.config, task, workers
         self.store = store = CheckpointStore(job.run_uri, job.config.checkpoints)
         self._error: str | None = None
@@ -115,10 +131,15 @@ class _Run:
             refuse_other_run(found.identity, self.identity, found.uri)
             self.progress = Progress(**found.progress["loop"])
         self.phases = build_phases(task.phases, job.config, device, found, keeps_average=workers.rank == 0)
-        self.recorder = self._recorder() if workers.rank == 0 else None
+        self._worker_s = found.worker_s if found is not None else 0.0
+        self._metric: float | None = None
+        self.recorder: Recorder | None = None
+        if workers.rank == 0:
+            record = {"config": to_json(job.config), **task.identity}
+            self.recorder = Recorder(job.run_uri, job.config, record, publish)
         self._stragglers = StragglerWatch()
 
-    def go(self, is_leaving: Callable[[], bool]) -> Outcome:
+    def go(self, is_leaving: Callable[[], bool], must_save: Callable[[], bool]) -> Outcome:
         """Train, record, validate and save."""
         config = self.config
         order = Order(self.task.source.buckets, batch_size=config.batch_size, seed=config.seed)
@@ -142,9 +163,10 @@ class _Run:
         try:
             for result in steps:
                 loss = result.losses[self.phases[0].name]
+                self._worker_s += result.seconds * self.workers.count
                 self._record(result)
                 self._validate(result.step)
-                if self.progress.step % config.checkpoints.every_steps == 0:
+                if must_save() or self.progress.step % config.checkpoints.every_steps == 0:
                     self._save()
                     saved = self.progress.step
                 if result.stop:
@@ -156,7 +178,7 @@ class _Run:
             self._save()
         self._write(self.store.wait)
         is_out_of_time = deadline is not None and time.monotonic() >= deadline
-        is_done = not stopped or (is_out_of_time and not wants_stop.is_asked())
+        is_done = not stopped or (is_out_of_time and not wants_stop.is_asked)
         return Outcome(
             step=self.progress.step,
             is_done=is_done and self._error is None,
@@ -167,6 +189,7 @@ class _Run:
 
     def close(self, status: str) -> None:
         """End the records."""
+        self._write(self.store.wait)
         if self.recorder is not None:
             self.recorder.close(status)
 
@@ -175,13 +198,15 @@ class _Run:
         if self.workers.rank == 0:
             progress = {"loop": asdict(self.progress), **counts}
             step, identity = self.progress.step, self.identity
-            self._write(lambda: self.store.save(step, tensors, identity=identity, progress=progress))
+            figures: dict[str, Any] = {"metric": self._metric, "worker_s": self._worker_s}
+            self._write(lambda: self.store.save(step, tensors, identity=identity, progress=progress, **figures))
+        self._metric = None
 
     def _write(self, call: Callable[[], None]) -> None:
         """Remember why writing failed; the run then leaves with all its workers, its last checkpoint untouched."""
         try:
             call()
-        except OSError as err:
+        except storage.STORE_ERRORS as err:
             self._error = f"the run cannot save itself: {err}"
             logger.error("checkpoint failed error=%s", err)
 
@@ -189,10 +214,10 @@ class _Run:
         every = self.config.validation.every_steps
         if not every or (step + 1) % every:
             return
-        loss = validation_loss(self.task, self.phases[0], self.config, self.workers)
+        self._metric = validation_loss(self.task, self.phases[0], self.config, self.workers)
         if self.recorder is None:
             return
-        self.recorder.step(step, {"validation_loss": loss})
+        self.recorder.step(step, {"validation_loss": self._metric})
         if self.config.is_partitioned:
             return
         with previewing(self.task, self.phases):
@@ -210,10 +235,14 @@ class _Run:
             logger.warning("slow worker rank=%d step=%d seconds=%.3f", rank, result.step, result.worker_s[rank])
         if result.step % self.config.log_every and result.step + 1 != self.config.steps:
             return
-        self.recorder.step(result.step, metrics_of(result, self.config, self.store.stalled_s, slow))
-
-    def _recorder(self) -> Recorder:
-        return Recorder(self._job.run_uri, self.config.name, self.identity, self.config.steps, track=self.config.track)
+        own = {
+            "checkpoint_stall_s": self.store.stalled_s,
+            "checkpoint_age_s": self.store.age_s,
+            "put_aside": float(len(self.progress.quarantine)),
+            "worker_hours": self._worker_s / 3600,
+            "cost": self._worker_s / 3600 * self.config.cluster.price_per_hour,
+        }
+        self.recorder.step(result.step, {**metrics_of(result, self.config, slow), **own})
 
 
 class _StopSigns:
@@ -222,16 +251,12 @@ class _StopSigns:
     def __init__(self, run_uri: str, deadline: float | None, is_leaving: Callable[[], bool], *, asks: bool) -> None:
         self._path = storage.join(run_uri, STOP)
         self._deadline, self._is_leaving, self._asks = deadline, is_leaving, asks
-        self._looked, self._found = 0.0, False
+        self._looked = 0.0
+        self.is_asked = False
+        """Whether someone asked, as against the time being over."""
 
     def __call__(self) -> bool:
-        is_late = self._asks and self._deadline is not None and time.monotonic() >= self._deadline
-        return is_late or self.is_asked()
-
-    def is_asked(self) -> bool:
-        """Whether someone asked, as against the time being over."""
-        if self._is_leaving():
-            return True
-        if self._asks and time.monotonic() - self._looked > 2:
-            self._looked, self._found = time.monotonic(), storage.exists(self._path)
-        return self._found
+        self.is_asked = self._is_leaving() or self.is_asked
+        if self._asks and not self.is_asked and time.monotonic() - self._looked > 2:
+            self._looked, self.is_asked = time.monotonic(), storage.exists(self._path)
+        return self.is_asked or (self._asks and self._deadline is not None and time.monotonic() >= self._deadline)

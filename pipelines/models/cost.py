@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.models.conditioning import Conditions
@@ -40,6 +40,14 @@ def video_unet_cost(network: VideoUNet, *, shape: tuple[int, int, int, int, int]
         shape: of the latents, b t z h w.
         num_tokens: tokens of the text, spatial and temporal.
     """
+    inputs = meta_inputs(network, shape=shape, num_tokens=num_tokens)
+    return _cost(network.unet, network.temporal, lambda: network(*inputs))
+
+
+def meta_inputs(
+    network: VideoUNet, *, shape: tuple[int, int, int, int, int], num_tokens: int
+) -> tuple[Tensor, Tensor, Conditions]:
+    """Make noisy latents, timesteps and all conditions that a network takes, on the meta device; see above."""
     clips, num_frames, channels, height, width = shape
     unet, config = network.unet, network.config
     context_channels = unet.config["in_channels"] - channels or config.context_channels or config.input_concat * 5
@@ -54,8 +62,7 @@ def video_unet_cost(network: VideoUNet, *, shape: tuple[int, int, int, int, int]
             fps=torch.empty(clips) if config.embeds_fps else None,
             class_labels=torch.empty(clips, dtype=torch.long) if is_labelled else None,
         )
-        noisy, timestep = torch.empty(shape), torch.empty(clips)
-    return _cost(network.unet, network.temporal, lambda: network(noisy, timestep, conditions))
+        return torch.empty(shape), torch.empty(clips), conditions
 
 
 def video_decoder_cost(decoder: VideoDecoder, *, shape: tuple[int, int, int, int, int]) -> Cost:

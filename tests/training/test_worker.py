@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from pipelines.checkpoint import read_manifest, verify
+from pipelines.configs import from_json, to_json
 from pipelines.digests import network_digest
 from pipelines.models.conditioning import Conditions
+from pipelines.models.lora import fuse_lora
 from pipelines.networks import Networks
 from training.checkpoints import CheckpointStore
-from training.config import OptimizerConfig, TrainConfig
+from training.checkpoints import read_manifest as read_run
+from training.config import CheckpointConfig, ClusterConfig, OptimizerConfig, TrainConfig
 from training.export import export
+from training.recorder import FIGURES, register
 from training.reduction import Workers
 from training.worker import STOP, Job, Outcome, run_worker
 
@@ -68,7 +73,7 @@ def test_keyframes_train_temporal_layers_only(system: System, make_config: MakeC
     stage = Networks(job.inputs.out).stage("keyframes")
     averaged = {n.split("/video.temporal.")[1]: v for n, v in tensors(job).items() if n.startswith("ema/")}
     for name, value in stage.network.temporal_state_dict().items():
-        assert torch.equal(value, averaged[name]), name
+        assert torch.equal(value, averaged[name].half().float()), name
     noisy = torch.randn(2, 5, 4, 2, 3)
     prediction = stage.network(noisy, torch.tensor([5.0, 900.0]), Conditions(text=torch.randn(2, 1, 12)))
     assert prediction.shape == noisy.shape
@@ -82,7 +87,7 @@ def test_image_run_exports_a_backbone_that_loads(system: System, make_config: Ma
     networks = Networks(job.inputs.out)
     averaged = {name: value for name, value in tensors(job).items() if name.startswith("ema/image/unet.")}
     for name, value in networks.unet.state_dict().items():
-        assert torch.equal(value, averaged[f"ema/image/unet.{name}"]), name
+        assert torch.equal(value, averaged[f"ema/image/unet.{name}"].half().float()), name
     scheduler = json.loads((Path(job.inputs.out) / "backbone/scheduler/scheduler_config.json").read_text())
     assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
 
@@ -207,3 +212,120 @@ def test_weights_file_holds_trained_parameters_in_fp32(system: System, make_conf
     assert found is not None
     weights = load_file(Path(found.uri) / "weights.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_best_checkpoint_is_kept_by_its_validation_loss(system: System, make_config: MakeConfig) -> None:
+    config = make_config("image", steps=8)
+    kept = replace(config.checkpoints, every_steps=2, keep_last=1, keep_best=True)
+    job = system.job(replace(config, checkpoints=kept, validation=replace(config.validation, every_steps=2)))
+    go(job)
+    found = [read_run(str(path.parent)) for path in sorted(Path(job.run_uri).glob("checkpoints/*/manifest.json"))]
+    metrics = {one.step: one.metric for one in found}
+    assert 8 in metrics
+    assert None not in metrics.values()
+    assert len(metrics) == (1 if min(metrics, key=lambda step: metrics[step] or 0.0) == 8 else 2)
+
+
+def test_run_publishes_its_figures_and_can_be_started_again_from_its_config(
+    system: System, make_config: MakeConfig
+) -> None:
+    config = make_config("keyframes", steps=4, cluster=ClusterConfig(price_per_hour=3600.0))
+    job = system.job(replace(config, validation=replace(config.validation, every_steps=4)))
+    seen: dict[str, float] = {}
+    outcome = run_worker(job, Workers(), torch.device("cpu"), publish=seen.update)
+    assert outcome.is_done
+    assert set(FIGURES) - {"tflops", "tflops_per_worker"} <= set(seen)
+    found = CheckpointStore(job.run_uri, config.checkpoints).newest()
+    assert found is not None
+    assert seen["cost"] == pytest.approx(found.worker_s, rel=1e-6)
+    saved = json.loads((Path(job.run_uri) / "config.json").read_text())
+    assert to_json(from_json(TrainConfig, saved, where="config.json")) == to_json(job.config)
+    with pytest.raises(ValueError, match="unknown field 'learning_rat'; did you mean 'learning_rate'"):
+        from_json(TrainConfig, {**saved, "optimizer": {"learning_rat": 1.0}}, where="config.json")
+    with pytest.raises(ValueError, match="unknown field 'conditon'; did you mean 'condition'"):
+        from_json(TrainConfig, {**saved, "model": {**saved["model"], "conditon": 1}}, where="config.json")
+
+
+def test_notice_saves_the_run_between_two_checkpoints(system: System, make_config: MakeConfig) -> None:
+    config = make_config("image", steps=6, checkpoints=CheckpointConfig(every_steps=5, keep_last=9))
+    job, asked = system.job(config), iter([False, True, False, False, False, False])
+    assert run_worker(job, Workers(), torch.device("cpu"), must_save=lambda: next(asked)).is_done
+    saved = sorted(path.name[:13] for path in Path(job.run_uri).glob("checkpoints/*"))
+    assert saved == ["step-00000002", "step-00000005", "step-00000006"]
+
+
+def test_worker_that_must_go_saves_the_run_and_leaves(system: System, make_config: MakeConfig) -> None:
+    job = system.job(make_config("image", steps=400))
+    asked = iter([False] * 3 + [True] * 400)
+    outcome = run_worker(job, Workers(), torch.device("cpu"), is_leaving=lambda: next(asked))
+    assert (outcome.is_done, outcome.step) == (False, 4)
+    assert progress(job)["step"] == 4
+
+
+def test_run_of_nothing_but_bad_samples_ends_with_its_reason(system: System, make_config: MakeConfig) -> None:
+    config = make_config("image", steps=400)
+    job = system.job(replace(config, watch=replace(config.watch, max_magnitude=0.01, patience=3)))
+    with pytest.raises(ValueError, match=r"step 1: 8 samples in a row are bad, the last: input reaches"):
+        go(job)
+
+
+def test_low_rank_change_of_the_image_network_opens_in_its_backbone(system: System, make_config: MakeConfig) -> None:
+    job = system.job(make_config("image", lora_rank=2))
+    before = {p: d for p, d in read_manifest(Path(job.inputs.out)).files.items() if p.startswith("backbone/")}
+    go(job)
+    assert all(name.startswith(("weights/image/low_rank.", "moments/", "ema/")) for name in tensors(job))
+    exported = export(job, Path(job.inputs.out))
+    assert exported.parts == ["lora"]
+    files = verify(Path(job.inputs.out)).files
+    assert {path: digest for path, digest in files.items() if path.startswith("backbone/")} == before
+    unet = Networks(job.inputs.out).unet
+    averaged = {n.removeprefix("ema/image/low_rank.changes."): v for n, v in tensors(job).items() if "ema/" in n}
+    name = next(n for n in averaged if n.endswith(".0.weight")).removesuffix(".0.weight")
+    layer = unet.get_submodule(name.replace("-", "."))
+    expected = layer.weight + averaged[f"{name}.1.weight"] @ averaged[f"{name}.0.weight"]
+    fuse_lora(unet, load_file(Path(job.inputs.out) / "lora" / "pytorch_lora_weights.safetensors"))
+    # Weights of a checkpoint are stored in half precision.
+    torch.testing.assert_close(layer.weight, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_low_rank_change_beside_temporal_layers_is_exported_with_the_stage(
+    system: System, make_config: MakeConfig
+) -> None:
+    job = system.job(make_config("keyframes", lora_rank=2))
+    go(job)
+    export(job, Path(job.inputs.out))
+    networks = Networks(job.inputs.out)
+    own, shared = networks.stage("keyframes").network.unet.state_dict(), networks.unet.state_dict()
+    changed = {name for name in own if not torch.equal(own[name], shared[name])}
+    assert changed
+    assert all(".attn" in name for name in changed)
+
+
+def test_made_checkpoint_is_registered_with_its_lineage(
+    system: System, make_config: MakeConfig, tracking_uri: str
+) -> None:
+    job = system.job(make_config("keyframes", steps=2))
+    go(job)
+    go(replace(job, config=replace(job.config, steps=3)))
+    exported = export(job, Path(job.inputs.out))
+    for part in exported.parts:
+        register(job.run_uri, f"micro-{part.replace('/', '-')}", Path(job.inputs.out) / part, exported.lineage)
+    client = MlflowClient(tracking_uri=tracking_uri)
+    version = client.get_model_version_by_alias("micro-temporal-keyframes", "candidate")
+    assert version.tags["data"] == exported.lineage["data"]
+    assert version.tags["backbone"] == exported.lineage["backbone"]
+    record = json.loads((Path(job.run_uri) / "run.json").read_text())
+    assert version.run_id == record["mlflow_run_id"]
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(version.run_id, "loss")] == [0, 1, 2]
+
+
+def test_unreachable_mlflow_does_not_stop_a_run(
+    system: System, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    job = system.job(make_config("image", steps=2))
+    assert go(job).is_done
+    register(job.run_uri, "micro", Path(job.inputs.out) / "backbone", {})

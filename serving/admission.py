@@ -22,7 +22,8 @@ def check_room(connection: Connection, new: NewJob, bounds: Bounds, now: float) 
     count = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
     if connection.execute(count).scalar_one() >= bounds.max_unfinished:
         wait_s = seconds_per_job(connection, now)
-        raise QueueFullError(f"the queue is full ({bounds.max_unfinished} jobs); try again later", wait_s)
+        message = f"the queue is full ({bounds.max_unfinished} jobs); try again later"
+        raise QueueFullError(message, wait_s, is_everybodys=True)
     tenant = connection.execute(select(tenants).where(tenants.c.name == new.tenant)).one()
     if connection.execute(count.where(jobs.c.tenant == new.tenant)).scalar_one() >= tenant.max_unfinished:
         wait_s = seconds_per_job(connection, now)

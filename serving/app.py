@@ -13,12 +13,23 @@ from serving.stage_set import StageSet
 
 _HEALTH_CHECK_S = 5.0
 _DRAIN_S = 60.0
+# Pools that some checkpoints do without: they scale even at a fixed size, so that a later checkpoint can wake them.
+_OPTIONAL = ("interpolate", "upsample")
 
 
-def build_app(config: ServeConfig, stage_set: StageSet) -> Application:
-    """Bind ingress, conductor and one deployment per worker pool."""
+def build_app(config: ServeConfig, stage_set: StageSet, description: dict[str, Any]) -> Application:
+    """Bind ingress, conductor and one deployment per worker pool.
+
+    Args:
+        config: of the service.
+        stage_set: what it serves.
+        description: of the first checkpoint.
+    """
+    runs = set(description.get("runs", [name for names in stage_set.pools.values() for name in names]))
     pools = [
-        _deploy(StageReplica, pool, config.pool(pool), _scaling(config, pool, stages)).bind(config, stage_set, pool)
+        _deploy(StageReplica, pool, config.pool(pool), _scaling(config, pool, stages, runs)).bind(
+            config, stage_set, pool
+        )
         for pool, stages in stage_set.pools.items()
     ]
     conductor = _deploy(ConductorReplica, "conductor", config.conductor, None).bind(config, stage_set)
@@ -41,14 +52,16 @@ def _deploy(replica: type, name: str, pool: PoolConfig, scaling: AutoscalingConf
     return wrap(replica)
 
 
-def _scaling(config: ServeConfig, pool: str, stages: tuple[str, ...]) -> AutoscalingConfig | None:
+def _scaling(config: ServeConfig, pool: str, stages: tuple[str, ...], runs: set[str]) -> AutoscalingConfig | None:
     size = config.pool(pool)
-    if size.min_replicas == size.max_replicas:
+    initial = 0 if runs.isdisjoint(stages) else max(1, size.min_replicas)
+    if initial and size.min_replicas == size.max_replicas and pool not in _OPTIONAL:
         return None
-    arguments = {"database_url": config.database_url, "stages": list(stages)}
+    arguments = {"database_url": config.database_url, "stages": list(stages), "lowest": size.min_replicas}
     return AutoscalingConfig(
-        min_replicas=size.min_replicas,
-        initial_replicas=max(1, size.min_replicas),
+        # The policy keeps to the configured minimum, but for a pool that no checkpoint needs.
+        min_replicas=0,
+        initial_replicas=initial,
         max_replicas=size.max_replicas,
         policy=AutoscalingPolicy(policy_function=QueueDepth, policy_kwargs=arguments),  # type: ignore[no-untyped-call]
         upscale_delay_s=1.0,

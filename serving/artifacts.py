@@ -4,11 +4,18 @@ import hashlib
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from infra import storage
 
 Tensors = dict[str, Tensor]
+
+
+def pack(tensors: Tensors) -> bytes:
+    """Write named tensors as safetensors, which wants each in memory of its own."""
+    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return safetensors.torch.save(own)
 
 
 class ArtifactStore:
@@ -42,8 +49,7 @@ class ArtifactStore:
 
     def put_tensors(self, job: str, tensors: Tensors) -> str:
         """Store named tensors."""
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return self.put(job, safetensors.torch.save(contiguous), ".safetensors")
+        return self.put(job, pack(tensors), ".safetensors")
 
     def get_tensors(self, reference: str) -> Tensors:
         """Read named tensors back."""

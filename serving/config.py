@@ -12,7 +12,7 @@ class Limits:
 
     max_prompt_chars: int = 4000
     max_steps: int = 250
-    max_frames: int = 2000
+    max_frames: int = 20_000
     max_pixels_per_frame: int = 1280 * 2048
     max_upload_bytes: int = 64 * 2**20
     max_upload_pixels: int = 4096 * 4096
@@ -76,6 +76,7 @@ class ServeConfig:
         retention_s: how long results are kept.
         callback_hosts: hosts that webhooks may be sent to; none by default.
         url_valid_s: how long a signed result URL works.
+        traces: folder for OpenTelemetry spans, one JSON object a line; none by default.
     """
 
     checkpoint: str
@@ -92,11 +93,14 @@ class ServeConfig:
     retention_s: float = 7 * 86400.0
     callback_hosts: tuple[str, ...] = ()
     url_valid_s: int = 3600
+    traces: Path | None = None
     limits: Limits = field(default_factory=Limits)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     ingress: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.1))
     conductor: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.05))
     denoise: PoolConfig = field(default_factory=PoolConfig)
+    interpolate: PoolConfig = field(default_factory=PoolConfig)
+    upsample: PoolConfig = field(default_factory=PoolConfig)
     decode: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
@@ -107,7 +111,8 @@ class ServeConfig:
 
     def pool(self, name: str) -> PoolConfig:
         """Settings of a worker pool; pools that have none of their own take those of `denoise`."""
-        return self.decode if name == "decode" else self.denoise
+        own = {"interpolate": self.interpolate, "upsample": self.upsample, "decode": self.decode}
+        return own.get(name, self.denoise)
 
     @property
     def database_url(self) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from opentelemetry import trace
+
 from serving.backend import Backend
 from serving.body import Body
 from serving.config import ServeConfig
@@ -17,6 +19,7 @@ from serving.records import Bounds, ConflictError, Job, NewJob, QueueFullError
 from serving.releases import Release
 from serving.requests import VideoRequest, fingerprint, resolve
 from serving.tenants import Tenant
+from serving.traces import of_job
 from serving.uploads import check_image, check_video, num_frames_at
 
 # A client that did not get our answer sends the same body again within its time-out.
@@ -44,6 +47,7 @@ class Turnstile:
 
 
 logger = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 turnstile = Turnstile()
 
 
@@ -83,10 +87,13 @@ def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked)
     if asked.mode not in modes:
         message = f"the checkpoint {release.description['name']!r} cannot {asked.mode}; it can {', '.join(modes)}"
         raise ApiError(400, "mode_not_supported", message)
-    files = _check_files(asked.body.files, release, config)
-    if asked.mode == "extend":
-        resolved["given_frames"] = num_frames_at(files["video"], resolved["fps"])
-    specs = backend.stage_set.plan({**resolved, "inputs": sorted(files)}, release.description)
+    files = _check_files(asked.body.files, release, config, "input_reference" if asked.mode == "create" else "video")
+    if asked.mode != "create":
+        _fit_length(resolved, request, num_frames_at(files["video"], resolved["fps"]))
+    try:
+        specs = backend.stage_set.plan({**resolved, "inputs": sorted(files)}, release.description)
+    except ValueError as err:
+        raise ApiError(400, "invalid_value", str(err)) from err
     cost = sum(spec.cost for spec in specs)
     if cost > config.limits.max_cost:
         message = f"this request costs {cost:g} units; the limit is {config.limits.max_cost:g}"
@@ -109,7 +116,8 @@ def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked)
         deadline_s=request.deadline_s,
         callback_url=request.callback_url,
     )
-    return _store(backend, new, asked.request_id)
+    with tracer.start_as_current_span("accept", of_job(job_id), attributes={"request": asked.request_id}):
+        return _store(backend, new, asked.request_id)
 
 
 def _store(backend: Backend, new: NewJob, request_id: str) -> Job:
@@ -122,7 +130,9 @@ def _store(backend: Backend, new: NewJob, request_id: str) -> Job:
     except ConflictError as err:
         raise ApiError(409, "idempotency_conflict", str(err)) from err
     except QueueFullError as err:
-        wait_s = turnstile.wait_s(err.retry_after_s, err.retry_after_s * backend.config.max_unfinished)
+        wait_s = err.retry_after_s
+        if err.is_everybodys:
+            wait_s = turnstile.wait_s(wait_s, wait_s * backend.config.max_unfinished)
         raise ApiError(429, "queue_full", str(err), retry_after_s=wait_s) from err
     finally:
         if not is_kept and new.request["inputs"]:
@@ -146,9 +156,20 @@ def _check_rights(request: VideoRequest, tenant: Tenant, config: ServeConfig) ->
         raise ApiError(400, "callback_not_allowed", f"callback_url may go to: {hosts}", param="callback_url")
 
 
-def _check_files(files: dict[str, bytes], release: Release, config: ServeConfig) -> dict[str, bytes]:
+def _fit_length(resolved: dict[str, Any], request: VideoRequest, given_frames: int) -> None:
+    """An extension adds to the frames it is given; an edit has as many as it is given, or fewer if asked for."""
+    if resolved["mode"] == "extend":
+        resolved["given_frames"] = given_frames
+        return
+    asked = request.num_frames is not None or request.minutes is not None or request.seconds is not None
+    resolved["num_frames"] = min(resolved["num_frames"], given_frames) if asked else given_frames
+
+
+def _check_files(files: dict[str, bytes], release: Release, config: ServeConfig, allowed: str) -> dict[str, bytes]:
     checks: dict[str, Any] = {"input_reference": check_image, "video": check_video}
     for field in files:
+        if field != allowed:
+            raise ApiError(400, "invalid_value", f"{field} does not belong here; this takes {allowed}", param=field)
         if field not in release.description.get("inputs", []):
             message = f"the checkpoint {release.description['name']!r} takes no {field}"
             raise ApiError(400, "input_not_supported", message, param=field)

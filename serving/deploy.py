@@ -26,4 +26,4 @@ def build(args: dict[str, Any]) -> Application:
     digest, description = stage_set.describe(config.checkpoint)
     migrate(config.database_url)
     open_backend(config, stage_set, durable=True).releases.propose(digest, config.checkpoint, description)
-    return build_app(config, stage_set)
+    return build_app(config, stage_set, description)

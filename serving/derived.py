@@ -128,10 +128,12 @@ def _fields_of(job: Job) -> dict[str, Any]:
     """The request that gives this job again."""
     request = job.request
     same = ("negative_prompt", "fps", "num_frames", "num_inference_steps", "guidance_scale", "seed", "scene", "stages")
-    boxes = [dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)) for box in request["boxes"]]
+    boxes = request["boxes"]
+    if boxes is not None:
+        boxes = [dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)) for box in boxes]
     return {
         **{name: request[name] for name in same},
         "size": f"{request['width']}x{request['height']}",
-        "boxes": boxes or None,
+        "boxes": boxes,
         "backbone": request["backbone"],
     }

@@ -1,11 +1,8 @@
 """The stages of `pipelines` as workers run them: what each needs of a checkpoint, and its steps."""
 
-import tempfile
 import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -13,25 +10,24 @@ import torch
 from torch import Tensor
 
 from pipelines import stages
-from pipelines.models.conditioning import Conditions
-from pipelines.networks import Networks, Stage
-from pipelines.pixels import to_uint8
-from pipelines.scenes import WORDS, parse_scene
-from pipelines.video_io import write_mp4
+from pipelines.conditions import box_sides, interpolation_sides, upsampler_sides
+from pipelines.generation_plan import GAPS_AT_ONCE, SEGMENT_OVERLAP
+from pipelines.models.latent_space import spatial_factor
+from pipelines.networks import Networks
+from pipelines.pixels import to_float, to_uint8
 from serving import given, pipeline_plan
-from serving.backbones import Backbones
-from serving.media import join_segments, jpeg, provenance, stills
-from serving.previews import fit_preview, preview_picture
+from serving.artifacts import pack
+from serving.denoising import conditions, denoise, edited, resumed, sampling, wish
+from serving.media import encode, join_segments, provenance, stills
+from serving.model import Model
+from serving.previews import preview
 from serving.records import TaskSpec
-from serving.seeds import segment_seed
 from serving.stage_set import Call, Output, State
 
-_LATENTS = "latents"
+_LATENTS, _FRAMES, _VIDEO = "latents", "frames", "video"
 # diffusers loads weights by patching torch's modules for the whole process: two threads at it spoil each other's
 # networks. So one loads at a time, and everything is loaded here rather than in a job.
 _LOADING = threading.Lock()
-# 43 dB on real driving at 320x512, at a quarter of the time of the preset "medium" (bench_serving_model.py, S13).
-QUALITY, PRESET = 22, "superfast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,121 +44,110 @@ class PipelineStages:
 
     @property
     def pools(self) -> dict[str, tuple[str, ...]]:
-        """One pool denoises, the other makes files."""
-        return {"denoise": ("keyframes", "prediction"), "decode": ("prepare", "transcode", "decode", "publish")}
+        """Three pools denoise, each with networks of its own; the fourth makes files."""
+        return {
+            "denoise": ("image", "keyframes", "prediction"),
+            "interpolate": ("interpolation",),
+            "upsample": ("upsample",),
+            "decode": ("prepare", "transcode", "decode", "publish"),
+        }
 
     def describe(self, checkpoint: str) -> tuple[str, dict[str, Any]]:
         """Read the manifest and the stages' settings; loads no weights."""
         networks = Networks(checkpoint)
         return networks.manifest.digest(), pipeline_plan.describe(networks, sorted(self.backbones))
 
-    def load(self, checkpoint: str, pool: str) -> "Model":
+    def load(self, checkpoint: str, pool: str) -> Model:
         """Load the networks of a pool, so that a damaged checkpoint fails now rather than in a job."""
         with _LOADING:
             model = Model(Networks(checkpoint, device=self.device), self.backbones)
-            if pool == "denoise":
-                model.warm_up()
-            else:
-                _ = model.decoder
+            model.load(self.pools[pool])
         return model
 
     def plan(self, request: dict[str, Any], description: dict[str, Any]) -> tuple[TaskSpec, ...]:
         """Tasks of a request."""
         return pipeline_plan.plan(request, description)
 
-    def run(self, model: "Model", call: Call) -> Generator[State, None, Output]:
+    def run(self, model: Model, call: Call) -> Generator[State, None, Output]:
         """Run one task."""
         return _STAGES[call.stage](model, call)
 
-    def preview(self, model: "Model", state: State) -> bytes | None:
-        """Show the first frame of the latents as they are."""
-        latents = state.get(_LATENTS, state.get(stages.DONE))
-        return None if latents is None else jpeg(preview_picture(latents[0, -1], model.preview_map))
+    def preview(self, model: Model, state: State) -> bytes | None:
+        """Show a frame of what the latents are going to be."""
+        return preview(state, model.preview_map)
 
 
-class Model:
-    """Networks of one checkpoint, each loaded when it is first needed, and the backbones that can be put under them."""
-
-    def __init__(self, networks: Networks, backbones: dict[str, str]) -> None:
-        self.networks, self.backbones = networks, backbones
-        self.description = pipeline_plan.describe(networks, sorted(backbones))
-        self._stages: dict[str, Stage] = {}
-
-    def stage(self, name: Any) -> Stage:
-        """Get a video model."""
-        if name not in self._stages:
-            self._stages[name] = self.networks.stage(name)
-        return self._stages[name]
-
-    def warm_up(self) -> None:
-        """Load what denoising needs."""
-        for name in self.networks.stage_names():
-            if name in ("keyframes", "prediction"):
-                self.stage(name)
-        _ = self.preview_map, self.variants
-        if self.description["scenes"]:
-            _ = self.networks.scene_encoder
-
-    @cached_property
-    def decoder(self) -> Any:
-        """The decoder of latents."""
-        return self.networks.decoder
-
-    @cached_property
-    def variants(self) -> Backbones:
-        """The further backbones."""
-        return Backbones(self.networks.unet, self.backbones)
-
-    @cached_property
-    def preview_map(self) -> Tensor:
-        """Linear map from latents to colours."""
-        return fit_preview(self.networks.autoencoder)
+def _image(model: Model, call: Call) -> Generator[State, None, Output]:
+    is_boxes = call.request["boxes"] is not None
+    stage = model.box_stage if is_boxes else model.image_stage
+    sides = box_sides(model.networks, wish(model, call.request)) if is_boxes else conditions(model, call.request)
+    how = sampling(model, "keyframes" if "keyframes" in model.networks.stage_names() else "prediction", call)
+    shape = model.latent_shape(1, call.request)
+    done = yield from denoise(model, call, stages.keyframes(stage, *sides, how, shape, resumed(model, call)))
+    return _latents(done)
 
 
 def _keyframes(model: Model, call: Call) -> Generator[State, None, Output]:
-    stage = model.stage("keyframes")
-    frames = pipeline_plan.segment_frames(call.request, model.description)[0]
-    # A checkpoint that can go on from its frames samples the first segment at the length it was trained for.
-    length = frames if model.description["window"] is None else stage.config.num_frames
-    shape = model.networks.latent_shape(stage.config, length)
-    sides = _conditions(model, call)
-    steps = stages.keyframes(stage, *sides, _sampling(stage, call), shape, _state(call))
-    done = yield from _denoise(model, call, steps)
+    config = model.networks.stage_config("keyframes")
+    frames = pipeline_plan.segments(call.request, model.description)[call.segment].keyframes
+    # What has a weight for each frame, or goes on from its frames, is sampled at the length it was trained for.
+    is_fixed = config.temporal.mix == "per_frame" or "prediction" in call.request["stages"]
+    length = config.num_frames if is_fixed else frames
+    stage = model.stage("keyframes", is_long=length > config.num_frames)
+    how = sampling(model, "keyframes", call)
+    state = resumed(model, call)
+    if state is None and call.request["mode"] == "edit":
+        state = edited(stage, how, _source(model, call, 0, length))
+    sides = conditions(model, call.request)
+    shape = model.latent_shape(length, call.request)
+    done = yield from denoise(model, call, stages.keyframes(stage, *sides, how, shape, state))
     return _latents(done[:, :frames])
 
 
 def _prediction(model: Model, call: Call) -> Generator[State, None, Output]:
     stage = model.stage("prediction")
-    before = _read(call.inputs[0], model)[:, -pipeline_plan.CONTEXT_FRAMES :]
-    sides = _conditions(model, call)
-    frames = stage.config.num_frames
-    steps = stages.predict(stage, before, *sides, _sampling(stage, call), frames, _state(call))
-    done = yield from _denoise(model, call, steps)
-    new = pipeline_plan.segment_frames(call.request, model.description)[call.segment]
-    return _latents(done[:, before.shape[1] :][:, :new])
+    is_edit, request = call.request["mode"] == "edit", call.request
+    own = pipeline_plan.segments(request, model.description)[call.segment]
+    known = call.inputs[:-1] if is_edit else call.inputs
+    before = _read(known[0], model)[:, -pipeline_plan.CONTEXT_FRAMES :] if known else model.no_frames(request)
+    how, frames = sampling(model, "prediction", call), stage.config.num_frames
+    state = resumed(model, call)
+    if state is None and is_edit:
+        start = sum(each.keyframes for each in pipeline_plan.segments(request, model.description)[: call.segment])
+        state = edited(stage, how, _source(model, call, start - before.shape[1], frames))
+    shown, nothing = conditions(model, request)
+    # Equation 4: text goes together with the context, other conditions stay in both terms.
+    nothing = nothing if model.networks.condition_kind == "text" else shown
+    done = yield from denoise(model, call, stages.predict(stage, before, shown, nothing, how, frames, state))
+    # The first frame of a clip that begins with a picture belongs to it; those of an earlier segment do not.
+    first = 0 if call.segment == 0 and request["mode"] == "create" else before.shape[1]
+    return _latents(done[:, first:][:, : own.keyframes])
 
 
-def _denoise(model: Model, call: Call, steps: Iterator[stages.StageState]) -> Generator[State, None, Tensor]:
-    """Go through the steps, each with the job's own backbone in place; returns the finished latents."""
-    done = None if call.state is None else call.state.get(stages.DONE)
-    while True:
-        # Another job may have used another backbone since the last step.
-        model.variants.use(call.request["backbone"])
-        with torch.inference_mode():
-            after = next(steps, None)
-        if after is None:
-            assert done is not None
-            return done
-        done = after.done
-        yield after.to_tensors()
+def _interpolation(model: Model, call: Call) -> Generator[State, None, Output]:
+    stage, own = model.stage("interpolation"), pipeline_plan.segments(call.request, model.description)[call.segment]
+    keys = _read(call.inputs[0], model)
+    before = _read(call.inputs[1], model)[:, -1:] if len(call.inputs) > 1 else keys[:, :0]
+    dense, begun, state = torch.cat([before, keys], dim=1), 0, None
+    if call.state is not None:
+        begun, dense = int(call.state["pass"]), call.state["dense"].to(model.networks.device)
+        state = resumed(model, call, without=("pass", "dense"))
+    how = sampling(model, "interpolation", call)
+    for number, fps in list(enumerate(model.description["rates"]))[begun:]:
+        sides = interpolation_sides(stage, conditions(model, call.request), fps)
+        steps = stages.interpolate(stage, dense, *sides, how, gaps_at_once=GAPS_AT_ONCE, state=state)
+        beside = {"pass": torch.tensor(number), "dense": dense}
+        done = None if state is None else state.done
+        dense, state = (yield from denoise(model, call, steps, done=done, beside=beside)), None
+    return _latents(dense[:, before.shape[1] :][:, : own.frames])
 
 
 def _decode(model: Model, call: Call) -> Generator[State, None, Output]:
     latents = _read(call.inputs[0], model)
-    before = (
-        _read(call.inputs[1], model)[:, -pipeline_plan.CONTEXT_FRAMES :] if len(call.inputs) > 1 else latents[:, :0]
-    )
-    windows = stages.decode(model.decoder, torch.cat([before, latents], dim=1))
+    before = latents[:, :0]
+    if len(call.inputs) > 1:
+        before = _read(call.inputs[1], model)[:, -pipeline_plan.CONTEXT_FRAMES :]
+    windows = stages.decode(model.networks.decoder, torch.cat([before, latents], dim=1))
     images = []
     while True:
         with torch.inference_mode():
@@ -171,35 +156,79 @@ def _decode(model: Model, call: Call) -> Generator[State, None, Output]:
             break
         images.append(to_uint8(frames[0]))
         yield {}
-    data = _mp4(torch.cat(images)[before.shape[1] :], call)
+    own = pipeline_plan.segments(call.request, model.description)[call.segment]
+    made = torch.cat(images)[before.shape[1] :][: own.frames]
+    if "upsampler" in call.request["stages"]:
+        return _tensors({_FRAMES: made})
+    data = encode([made], call.request["fps"])
     return Output(data=data, suffix=".mp4", results={f"segment-{call.segment}": (data, ".mp4")})
+
+
+def _upsample(model: Model, call: Call) -> Generator[State, None, Output]:
+    stage, vae = model.stage("upsampler"), model.networks.upsampler_autoencoder
+    part = pipeline_plan.parts(call.request, model.description)[call.segment]
+    last = safetensors.torch.load(call.inputs[1]) if len(call.inputs) > 1 else {}
+    own = safetensors.torch.load(call.inputs[0])[_FRAMES][part.offset :][: part.frames]
+    low = torch.cat([last[_FRAMES], own]) if last else own
+    known = last[_LATENTS].to(model.networks.device) if last else None
+    shared = 0 if known is None else known.shape[1]
+    steps = stages.upsample(
+        stage,
+        to_float(low)[None].to(model.networks.device),
+        *upsampler_sides(model.networks, wish(model, call.request)),
+        sampling(model, "upsampler", call),
+        factor=1 if vae is None else spatial_factor(vae),
+        known=known,
+        first_frame=part.first_frame - shared,
+        state=resumed(model, call),
+    )
+    done = yield from denoise(model, call, steps)
+    new = done[:, shared:]
+    with torch.inference_mode():
+        frames = [new.clamp(-1, 1)] if vae is None else list(stages.decode(vae, new, window=1))
+    video = encode([to_uint8(each[0]) for each in frames], call.request["fps"])
+    tail = -SEGMENT_OVERLAP
+    carried = {_LATENTS: done[:, tail:].cpu(), _FRAMES: low[tail:], _VIDEO: _to_tensor(video)}
+    output = _tensors(carried)
+    return Output(data=output.data, suffix=output.suffix, results={f"segment-{call.segment}": (video, ".mp4")})
 
 
 def _prepare(model: Model, call: Call) -> Generator[State, None, Output]:
     yield {}
-    config = model.networks.stage_config("prediction")
-    images = given.last_frames(call.files, config, pipeline_plan.CONTEXT_FRAMES)
+    size, fps = pipeline_plan.base_size(call.request), model.networks.first_config().fps
+    if "video" not in call.files:
+        images = given.picture(call.files["input_reference"], size)
+    elif call.request["mode"] == "extend":
+        images = given.last_frames(call.files["video"], size, fps, pipeline_plan.CONTEXT_FRAMES)
+    else:
+        images = given.first_frames(call.files["video"], size, fps)
     with torch.inference_mode():
         return _latents(given.encode(model.networks.autoencoder, images))
 
 
-def _transcode(model: Model, call: Call) -> Generator[State, None, Output]:
+def _transcode(_: Model, call: Call) -> Generator[State, None, Output]:
     yield {}
-    images = given.all_frames(call.files["video"], model.networks.stage_config("prediction"), call.request["fps"])
-    return Output(data=_mp4(images, call), suffix=".mp4")
+    size = call.request["height"], call.request["width"]
+    return Output(
+        data=encode(given.all_frames(call.files["video"], size, call.request["fps"]), call.request["fps"]),
+        suffix=".mp4",
+    )
 
 
 def _publish(model: Model, call: Call) -> Generator[State, None, Output]:
     yield {}
     manifest = model.networks.manifest
     tags = provenance(request=call.request, release=manifest.digest(), name=manifest.name)
-    video = join_segments(list(call.inputs), tags)
+    video = join_segments([_video(data) for data in call.inputs], tags)
     return Output(data=video, suffix=".mp4", results={"video": (video, ".mp4"), **stills(video)})
 
 
 _STAGES = {
+    "image": _image,
     "keyframes": _keyframes,
     "prediction": _prediction,
+    "interpolation": _interpolation,
+    "upsample": _upsample,
     "decode": _decode,
     "prepare": _prepare,
     "transcode": _transcode,
@@ -207,22 +236,11 @@ _STAGES = {
 }
 
 
-def _sampling(stage: Stage, call: Call) -> stages.Sampling:
-    request = call.request
-    return stages.Sampling(
-        sampler=replace(stage.config.sampler, num_steps=request["num_inference_steps"]),
-        guidance_scale=request["guidance_scale"],
-        seed=segment_seed(request["seed"], call.segment),
-    )
-
-
-def _conditions(model: Model, call: Call) -> tuple[Conditions, Conditions]:
-    with torch.inference_mode():
-        return model.networks.scene_conditions([parse_scene(scene_words(call.request))])
-
-
-def _state(call: Call) -> stages.StageState | None:
-    return None if call.state is None else stages.StageState.from_tensors(call.state)
+def _source(model: Model, call: Call, start: int, count: int) -> Tensor:
+    """Key frames of the video that is edited, from `start` on; behind its end the last one goes on."""
+    latents = _read(call.inputs[-1], model)
+    places = torch.arange(start, start + count).clamp(max=latents.shape[1] - 1)
+    return latents[:, places.to(latents.device)]
 
 
 def _read(data: bytes, model: Model) -> Tensor:
@@ -230,24 +248,17 @@ def _read(data: bytes, model: Model) -> Tensor:
 
 
 def _latents(latents: Tensor) -> Output:
-    return Output(data=safetensors.torch.save({_LATENTS: latents.cpu().contiguous()}), suffix=".safetensors")
+    return _tensors({_LATENTS: latents})
 
 
-def _mp4(images: Tensor, call: Call) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "segment.mp4"
-        write_mp4(path, images, call.request["fps"], quality=QUALITY, preset=PRESET)
-        return path.read_bytes()
+def _tensors(tensors: dict[str, Tensor]) -> Output:
+    return Output(data=pack(tensors), suffix=".safetensors")
 
 
-def scene_words(request: dict[str, Any]) -> str:
-    """The words that say what a scene shows: those asked for, else those that the prompt happens to use."""
-    if request["scene"]:
-        return str(request["scene"])
-    said = [word.strip(".,;:!?") for word in request["prompt"].lower().split()]
-    found = ",".join(dict.fromkeys(word for word in said if word in WORDS))
-    try:
-        parse_scene(found)
-    except ValueError:
-        return ""
-    return found
+def _to_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _video(data: bytes) -> bytes:
+    """The MP4 in a stage's output: the decoder's is nothing else, the upsampler's has frames to go on from as well."""
+    return data if data[4:8] == b"ftyp" else safetensors.torch.load(data)[_VIDEO].numpy().tobytes()

@@ -1,5 +1,7 @@
 """Cheap pictures of latents: a linear map to colours, fitted to the checkpoint's own decoder when it is loaded."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from einops import rearrange, reduce
@@ -11,9 +13,12 @@ from torch.nn import functional
 from pipelines.models.latent_space import Autoencoder, decode_images, spatial_factor
 from pipelines.pixels import to_uint8
 from pipelines.randomness import generator
+from pipelines.stages import DONE
+from serving.media import jpeg
 
 _PATCH = 8
 _SCALE = 8
+_COLOURS = 3
 
 
 def fit_preview(vae: Autoencoder) -> Float[Tensor, "z_plus_1 3"]:
@@ -30,6 +35,22 @@ def fit_preview(vae: Autoencoder) -> Float[Tensor, "z_plus_1 3"]:
     known = rearrange(latents, "b z h w -> (b h w) z").float()
     known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1)
     return torch.linalg.lstsq(known.cpu(), colours.float().cpu()).solution
+
+
+def preview(state: Mapping[str, Tensor], colours: Float[Tensor, "z_plus_1 3"]) -> bytes | None:
+    """Draw the last frame of a task's state as JPEG; None if there is nothing to see.
+
+    A multistep sampler keeps its estimate of the clean latents, which shows more than the noisy ones it works on.
+    """
+    latents = next((state[name] for name in ("history.denoised", "latents", DONE) if name in state), None)
+    if latents is None or latents.ndim != 5:
+        return None
+    frame = latents[0, -1]
+    if frame.shape[0] == len(colours) - 1:
+        return jpeg(preview_picture(frame, colours))
+    if frame.shape[0] == _COLOURS:
+        return jpeg(to_uint8(rearrange(frame.float().cpu().clamp(-1, 1), "c h w -> 1 c h w"))[0].numpy())
+    return None
 
 
 def preview_picture(latents: Float[Tensor, "z h w"], colours: Float[Tensor, "z_plus_1 3"]) -> NDArray[np.uint8]:

@@ -77,11 +77,17 @@ class Bounds:
 
 
 class QueueFullError(Exception):
-    """The service, or this tenant's share of it, is full; `retry_after_s` estimates when a place is free."""
+    """No room for a job.
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    Args:
+        message: what is full.
+        retry_after_s: estimate of the time until a place is free.
+        is_everybodys: whether the whole service is full, not this tenant's share of it alone.
+    """
+
+    def __init__(self, message: str, retry_after_s: float, *, is_everybodys: bool = False) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.is_everybodys = retry_after_s, is_everybodys
 
 
 class ConflictError(Exception):

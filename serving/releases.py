@@ -95,7 +95,10 @@ class ReleaseStore:
             connection.execute(delete(loads).where(mine if digest is None else mine & (loads.c.release == digest)))
 
     def advance(self, stages: Iterable[str]) -> Release | None:
-        """Decide about the candidate: active when all `stages` hold it, failed when it cannot be loaded.
+        """Decide about the candidate: active when workers of all its stages hold it, failed when it cannot be loaded.
+
+        Args:
+            stages: that there are workers for; a candidate that names the stages it runs needs those of them only.
 
         Returns:
             The release whose status changed, if any.
@@ -107,7 +110,8 @@ class ReleaseStore:
             row = connection.execute(select(releases).where(releases.c.status == "candidate")).first()
             if row is None:
                 return None
-            status, error = _verdict(connection, row.digest, set(stages), now)
+            needed = set(stages) & set(row.description.get("runs", stages))
+            status, error = _verdict(connection, row.digest, needed, now)
             if status == "candidate":
                 return None
             if status == "active":

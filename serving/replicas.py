@@ -11,12 +11,14 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from infra.cli import configure_logs
 from serving.api import build_api
 from serving.backend import open_backend
 from serving.conductor import Conductor
 from serving.config import ServeConfig
 from serving.counters import Counters
 from serving.stage_set import StageSet
+from serving.traces import write_traces
 from serving.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class Ingress:
 
     def __init__(self, config: ServeConfig, stage_set: StageSet, *_others: DeploymentHandle[Any]) -> None:
         # The other deployments are bound here only to belong to the application; nothing is sent to them.
+        _observe(config, "ingress")
         self.backend = open_backend(config, stage_set, durable=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -41,6 +44,7 @@ class StageReplica:
     """One worker of a pool, in a thread. Work is pulled from the database; Serve only keeps the process alive."""
 
     def __init__(self, config: ServeConfig, stage_set: StageSet, pool: str) -> None:
+        _observe(config, pool)
         _limit_threads(config.worker.num_threads)
         backend = open_backend(config, stage_set, durable=False)
         self.counters = Counters(backend.queue.engine)
@@ -89,6 +93,7 @@ class ConductorReplica:
     """The conductor, in a thread."""
 
     def __init__(self, config: ServeConfig, stage_set: StageSet) -> None:
+        _observe(config, "conductor")
         self.conductor = Conductor(open_backend(config, stage_set, durable=False))
         self.thread = threading.Thread(target=self.conductor.run, daemon=True)
         self.thread.start()
@@ -104,6 +109,11 @@ class ConductorReplica:
 
     def __del__(self) -> None:
         self.conductor.stopping.set()
+
+
+def _observe(config: ServeConfig, process: str) -> None:
+    configure_logs()
+    write_traces(config.traces, process)
 
 
 def _limit_threads(num_threads: int) -> None:

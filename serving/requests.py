@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipelines.scenes import parse_scene
 from serving.config import Limits
 from serving.errors import ApiError
 
@@ -100,6 +101,10 @@ def resolve(request: VideoRequest, description: dict[str, Any], limits: Limits, 
     if request.model is not None and request.model not in (description["name"], f"{description['name']}-latest"):
         names = description["name"]
         raise ApiError(404, "model_not_found", f"model {request.model!r} is not served; use {names!r}", param="model")
+    _check_choices("stages", request.stages or [], description.get("all_stages", description.get("stages", [])))
+    stages = request.stages or description.get("stages", [])
+    for name, changes in description.get("without", {}).items():
+        description = description if name in stages else {**description, **changes}
     _check(len(request.prompt) <= limits.max_prompt_chars, "prompt", len(request.prompt), limits.max_prompt_chars)
     width, height = _size(request, description)
     fps = request.fps if request.fps is not None else description["fps"]
@@ -111,12 +116,13 @@ def resolve(request: VideoRequest, description: dict[str, Any], limits: Limits, 
     if request.deadline_s is not None:
         _check(request.deadline_s <= limits.max_deadline_s, "deadline_s", request.deadline_s, limits.max_deadline_s)
     _check_choices("backbone", [request.backbone] if request.backbone else [], description.get("backbones", []))
-    _check_choices("stages", request.stages or [], description.get("stages", []))
     for name in ("boxes", "negative_prompt"):
-        if getattr(request, name) and name not in description.get("fields", []):
+        if getattr(request, name) not in (None, "") and name not in description.get("fields", []):
             raise ApiError(400, "invalid_value", f"this checkpoint does not use {name}; leave it out", param=name)
+    _check_boxes(request.boxes or [])
     words = [word.strip() for word in (request.scene or "").split(",") if word.strip()]
     _check_choices("scene", words, description.get("scenes", []))
+    _check_scene(words)
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt or "",
@@ -128,10 +134,24 @@ def resolve(request: VideoRequest, description: dict[str, Any], limits: Limits, 
         "guidance_scale": description["guidance_scale"] if request.guidance_scale is None else request.guidance_scale,
         "seed": random_seed if request.seed is None else request.seed,
         "scene": ",".join(words),
-        "boxes": [[box.x1, box.y1, box.x2, box.y2] for box in request.boxes or []],
-        "stages": request.stages or description.get("stages", []),
+        "boxes": None if request.boxes is None else [[box.x1, box.y1, box.x2, box.y2] for box in request.boxes],
+        "stages": stages,
         "backbone": request.backbone,
     }
+
+
+def _check_boxes(boxes: list[Box]) -> None:
+    for box in boxes:
+        if not (box.x1 < box.x2 and box.y1 < box.y2):
+            message = f"box {[box.x1, box.y1, box.x2, box.y2]} is empty; give x1 < x2 and y1 < y2"
+            raise ApiError(400, "invalid_value", message, param="boxes")
+
+
+def _check_scene(words: list[str]) -> None:
+    try:
+        parse_scene(",".join(words))
+    except ValueError as err:
+        raise ApiError(400, "invalid_value", str(err), param="scene") from err
 
 
 def _size(request: VideoRequest, description: dict[str, Any]) -> tuple[int, int]:

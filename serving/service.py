@@ -46,7 +46,7 @@ def running(config: ServeConfig, stage_set: StageSet, *, num_cpus: int | None = 
         os.environ.setdefault(name, value)
     with connect(num_cpus=num_cpus, object_store_bytes=300_000_000):
         serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
-        serve.run(build_app(config, stage_set), name="videoldm", route_prefix="/", blocking=False)
+        serve.run(build_app(config, stage_set, description), name="videoldm", route_prefix="/", blocking=False)
         try:
             wait_active(releases, digest, config.checkpoint, _READY_S)
             yield

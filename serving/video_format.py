@@ -39,6 +39,7 @@ def video(job: Job, *, model: str, retention_s: float, queue_position: int, eta_
         "num_inference_steps": request["num_inference_steps"],
         "guidance_scale": request["guidance_scale"],
         "scene": request["scene"],
+        "boxes": request.get("boxes"),
         "priority": job.priority,
         "queue_position": queue_position,
         "eta_s": round(eta_s, 1),

@@ -22,6 +22,7 @@ from serving.leases import Lease, LeaseLostError, WorkQueue
 from serving.releases import ReleaseStore
 from serving.shelf import Shelf
 from serving.stage_set import Call, Output, StageSet, State
+from serving.traces import of_job
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -106,9 +107,8 @@ class Worker:
     def _work(self, lease: Lease) -> None:
         logger.info("task begun job=%s stage=%s step=%d", lease.job, lease.stage, lease.steps_done)
         self._step_began, self._current = time.monotonic(), lease
-        with tracer.start_as_current_span(
-            f"stage {lease.stage}", attributes={"job": lease.job, "segment": lease.segment}
-        ):
+        about = {"job": lease.job, "segment": lease.segment, "step": lease.steps_done, "worker": self.owner}
+        with tracer.start_as_current_span(f"stage {lease.stage}", of_job(lease.job), attributes=about):
             self._run(lease)
 
     def _run(self, lease: Lease) -> None:

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import av
+import httpx2 as httpx
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,10 +27,12 @@ from safetensors.torch import load_file, save_file
 from pipelines.video_encode import encode_mp4
 from pipelines.video_io import read_clip
 from serving.backbones import WEIGHTS, Backbones
-from serving.pipeline_stages import PRESET, QUALITY, PipelineStages
-from serving.stage_set import Call
+from serving.media import PRESET, QUALITY
+from serving.pipeline_stages import PipelineStages
+from tests.serving.bare import make
 from tests.serving.bench import Rows
 from tests.serving.house import House, serving, wait_for, working
+from tests.serving.peers import queue_service
 from tests.serving.tiny import make_tiny
 
 STEPS = 10
@@ -37,7 +41,10 @@ STEPS = 10
 def request(seed: int, frames: int = 8, backbone: str | None = None) -> dict[str, Any]:
     return {
         "prompt": "a road",
+        "negative_prompt": "",
         "scene": "day",
+        "boxes": None,
+        "stages": ["keyframes", "prediction"],
         "seed": seed,
         "num_inference_steps": STEPS,
         "num_frames": frames,
@@ -51,43 +58,21 @@ def request(seed: int, frames: int = 8, backbone: str | None = None) -> dict[str
     }
 
 
-def bare(stages: PipelineStages, models: dict[str, Any], wanted: dict[str, Any]) -> bytes:
-    """Run all stages of a request one after another, in memory: what a script would do."""
-    outputs: list[bytes] = []
-    description = models["denoise"].description
-    for spec in stages.plan(wanted, description):
-        pool = next(name for name, names in stages.pools.items() if spec.stage in names)
-        inputs = tuple(outputs[position] for position in spec.needs)
-        call = Call(
-            job="bare", request=wanted, stage=spec.stage, segment=spec.segment, inputs=inputs, files={}, state=None
-        )
-        run = stages.run(models[pool], call)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                outputs.append(end.value.data)
-                break
-    return outputs[-1]
-
-
 def cost(rows: Rows, folder: Path, jobs: int) -> None:
     """S1: CPU time of the bare loop over CPU time of the same jobs through API, database and workers, interleaved."""
     stages = PipelineStages()
     checkpoint = make_tiny(folder / "tiny", frames=8)
     models = {pool: stages.load(checkpoint, pool) for pool in stages.pools}
     house = House(folder / "state", stages=stages, checkpoint=checkpoint)
+    pause = threading.Event()
     wanted = {"prompt": "a road", "scene": "day", "num_inference_steps": STEPS, "num_frames": 8, "guidance_scale": 2.0}
     bare_s = served_s = 0.0
-    import httpx2 as httpx  # noqa: PLC0415
-
     with serving(house) as url, httpx.Client(base_url=url, timeout=120) as client:
         for round_ in range(jobs + 1):
             began = time.process_time()
-            bare(stages, models, request(round_))
+            make(stages, models, request(round_))
             middle = time.process_time()
             job = client.post("/v1/videos", json={**wanted, "seed": round_}).json()["id"]
-            pause = threading.Event()
             while client.get(f"/v1/videos/{job}").json()["status"] != "completed":
                 pause.wait(0.5)
             ended = time.process_time()
@@ -95,6 +80,18 @@ def cost(rows: Rows, folder: Path, jobs: int) -> None:
                 bare_s, served_s = bare_s + middle - began, served_s + ended - middle
     note = f"{jobs} jobs of {bare_s / jobs:.2f} CPU-s; stages in threads of one process"
     rows.add("S1 served / bare", bare_s / served_s, 0.90, 0.97, note=note)
+    peer_s = 0.0
+    with (
+        queue_service(lambda _, wanted: make(stages, models, request(wanted["seed"]))) as url,
+        httpx.Client() as client,
+    ):
+        for round_ in range(1, jobs + 1):
+            began = time.process_time()
+            job = client.post(f"{url}/jobs", json={"seed": round_}).json()["id"]
+            while client.get(f"{url}/jobs/{job}").json()["status"] != "completed":
+                pause.wait(0.5)
+            peer_s += time.process_time() - began
+    rows.peer("S1 served / bare", bare_s / peer_s, "", "queue in FastAPI: nothing is stored, checked or cancelled")
 
 
 def peak_rss_of(code: str) -> float:
@@ -109,7 +106,7 @@ def length(rows: Rows, folder: Path, _: int) -> None:
         "import sys, resource; sys.path.insert(0, {root!r}); sys.path.insert(0, {root!r} + '/tests/benchmarks');"
         "import bench_serving_model as b; b.STEPS = 2; s = b.PipelineStages();"
         "m = {{p: s.load({checkpoint!r}, p) for p in s.pools}}; b.torch.set_num_threads(1);"
-        "b.bare(s, m, b.request(1, {frames}));"
+        "b.make(s, m, b.request(1, {frames}));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     root = str(Path(__file__).resolve().parents[2])
@@ -172,7 +169,7 @@ def backbones(rows: Rows, folder: Path, jobs: int) -> None:
     def run(names: list[str | None]) -> float:
         began = time.process_time()
         for seed, name in enumerate(names):
-            bare(stages, models, request(seed, backbone=name))
+            make(stages, models, request(seed, backbone=name))
         return time.process_time() - began
 
     run([None])
@@ -216,7 +213,20 @@ def encoding(rows: Rows, folder: Path, jobs: int) -> None:
         rows.missed.append("S13 PSNR")
 
 
-GATES = {"S1": cost, "S8": length, "S9": backbones, "S13": encoding}
+def conformance(rows: Rows, folder: Path, _: int) -> None:
+    """S11: stock clients of both major versions through every method, and requests made up from the document."""
+    root = Path(__file__).resolve().parents[2]
+    tests = [root / "tests" / "serving" / name for name in ("test_conformance.py", "test_schema.py")]
+    report = folder / "report.xml"
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *map(str, tests)]
+    subprocess.run(line, cwd=root, check=False, stdout=subprocess.DEVNULL)
+    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+    count = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
+    note = f"{count['tests']} checks, {count['skipped']} skipped; openai 2.x and 3.x, schemathesis"
+    rows.add("S11 failed checks", count["failures"] + count["errors"], 0, 0, note=note)
+
+
+GATES = {"S1": cost, "S8": length, "S9": backbones, "S11": conformance, "S13": encoding}
 
 
 def main() -> int:

@@ -39,6 +39,10 @@ class Rows:
             flush=True,
         )
 
+    def peer(self, gate: str, figure: float, unit: str, note: str) -> None:
+        """Print what something else does under the same gate."""
+        print(f"{gate:28} {figure:10.4g} {unit:6} peer {'':30} {self.command}  {note}", flush=True)
+
 
 def percentile(values: list[float], share: float) -> float:
     """The value below which `share` of them lie."""

@@ -132,7 +132,7 @@ def serving(house: House) -> Iterator[str]:
     """Run the API on a free loopback port, with one worker per pool and the conductor; gives its URL."""
     server = uvicorn.Server(uvicorn.Config(build_api(house.backend), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
-    with working(house.worker("denoise"), house.worker("decode"), Conductor(house.backend)):
+    with working(*map(house.worker, house.stages.pools), Conductor(house.backend)):
         thread.start()
         wait_for(lambda: server.started)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

@@ -18,8 +18,11 @@ def test_checked_in_config_is_one_that_serve_takes_and_builds(tmp_path):
     bound = build({**application.args, **here, "files": str(tmp_path / "files")})
     assert bound._bound_deployment.name == "ingress"
     pools = {part._bound_deployment.name: part._bound_deployment for part in bound._bound_deployment.init_args[2:]}
-    assert sorted(pools) == ["conductor", "decode", "denoise"]
-    assert pools["decode"]._deployment_config.autoscaling_config.min_replicas == 0
+    assert sorted(pools) == ["conductor", "decode", "denoise", "interpolate", "upsample"]
+    scaling = {name: pool._deployment_config.autoscaling_config for name, pool in pools.items()}
+    assert scaling["decode"].min_replicas == 0
+    # The tiny checkpoint has no upsampler: that pool sleeps until one that has comes along.
+    assert (scaling["denoise"].initial_replicas, scaling["upsample"].initial_replicas) == (1, 0)
     assert pools["denoise"].ray_actor_options["num_gpus"] == 1
 
 

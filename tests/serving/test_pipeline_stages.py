@@ -14,7 +14,8 @@ from pipelines.networks import Networks
 from pipelines.pixels import to_uint8
 from pipelines.scenes import Scene
 from pipelines.video_io import write_mp4
-from serving.pipeline_stages import PipelineStages, scene_words
+from serving.denoising import scene_words
+from serving.pipeline_stages import PipelineStages
 from tests.serving.house import House, serving
 from tests.serving.tiny import make_tiny
 
@@ -109,8 +110,8 @@ def test_extension_holds_the_old_part_and_the_new_one(client):
 
 
 def test_what_the_checkpoint_cannot_do_is_refused(client):
-    with pytest.raises(openai.BadRequestError, match="cannot edit"):
-        client.videos.edit(prompt="x", video=("clip.mp4", b"....ftyp", "video/mp4"))
+    with pytest.raises(openai.BadRequestError, match="needs the stage prediction"):
+        client.videos.create(prompt="x", extra_body={"stages": '["image"]', "num_frames": 2})
     with pytest.raises(openai.BadRequestError, match="does not use boxes"):
         client.videos.create(prompt="x", extra_body={"boxes": '[{"x1":0,"y1":0,"x2":1,"y2":1}]'})
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import httpx2 as httpx
+
 from tests.serving.bench import Rows, ToyService, kill_every, percentile, toy_service
+from tests.serving.peers import pattern_app, queue_service, run_toy
 from tests.serving.processes import rss_bytes
 from tests.serving.toy import make_checkpoint
 
@@ -75,6 +79,37 @@ def cancels(service: ToyService, rows: Rows, scale: float) -> None:
             late[job] += 1
     rows.add("S4 most late steps", max(late.values()), 1, 0, note=f"{number} cancels")
     rows.add("S4 without late step", sum(not n for n in late.values()) / number, 0.0, 0.99)
+    _peer_cancels(service, rows, max(3, number // 10))
+
+
+def _peer_cancels(service: ToyService, rows: Rows, number: int) -> None:
+    """The same against a queue in memory (DELETE) and Ray Serve's pattern (the client goes away)."""
+    from ray import serve  # noqa: PLC0415
+
+    def late(name: str, answered: dict[str, float]) -> None:
+        time.sleep(3.0)
+        counts = [
+            sum(job == each and at > done for at, each, _, _ in service.steps()) for job, done in answered.items()
+        ]
+        rows.peer("S4 most late steps", max(counts), "", f"{name}: {number} cancels, {sum(counts)} steps in all")
+
+    chance, answered = random.Random(2), {}
+    with queue_service(lambda job, request: run_toy(service.stages, job, request)) as url:
+        for _ in range(number):
+            job = service.http.post(f"{url}/jobs", json={"num_inference_steps": 50}).json()["id"]
+            time.sleep(chance.random() * 0.6)
+            service.http.delete(f"{url}/jobs/{job}").raise_for_status()
+            answered[job] = time.time()
+        late("queue in FastAPI", answered)
+    serve.run(pattern_app(service.stages), name="pattern", route_prefix="/pattern")
+    answered = {}
+    for number_ in range(number):
+        job = f"pattern-{number_}"
+        with contextlib.suppress(httpx.TimeoutException):
+            service.http.get("/pattern", params={"job": job, "steps": 50}, timeout=0.1 + chance.random() * 0.5)
+        answered[job] = time.time()
+    late("Ray Serve's pattern", answered)
+    serve.delete("pattern")
 
 
 def order(service: ToyService, rows: Rows, scale: float) -> None:
@@ -132,6 +167,22 @@ def overload(service: ToyService, rows: Rows, scale: float) -> None:
     rows.add("S5 other answers", sum(code not in (200, 429) for code in answers), 0, 0, note=note)
     rows.add("S5 p99 / (bound x service)", latency * peak / bound, 1.5, 1.2, note=note)
     rows.add("S5 goodput / peak", len(in_time) / seconds / peak, 0.93, 0.97, note=note)
+    _peer_overload(service, rows, peak, min(seconds, 20.0))
+
+
+def _peer_overload(service: ToyService, rows: Rows, peak: float, seconds: float) -> None:
+    """The same load on a queue in memory, which has no bound."""
+    sent: dict[str, float] = {}
+    with queue_service(lambda job, request: run_toy(service.stages, job, request)) as url:
+        stop_at = time.monotonic() + seconds
+        while time.monotonic() < stop_at:
+            answer = service.http.post(f"{url}/jobs", json={"num_inference_steps": 10})
+            sent[answer.json()["id"]] = time.monotonic()
+            time.sleep(1 / (10 * peak))
+        done = sum(service.http.get(f"{url}/jobs/{job}").json()["status"] == "completed" for job in sent)
+    waited = (len(sent) - done) / max(done, 1) * seconds
+    note = f"queue in FastAPI: {len(sent)} accepted in {seconds:.0f} s, none refused, {done} done; growing with time"
+    rows.peer("S5 p99 / (bound x service)", waited * peak / service.config.max_unfinished, "", note)
 
 
 def _throughput(service: ToyService, number: int) -> float:

@@ -26,6 +26,7 @@ from serving.records import TaskSpec
 from serving.service import running
 from serving.stage_set import Call, Output, State
 from tests.serving.bench import Rows, free_port, percentile
+from tests.serving.peers import queue_service
 
 STAGES = ("one", "two", "three", "four")
 
@@ -78,6 +79,19 @@ class Chain:
         for stage in self.stages:
             data = stage.remote(data)
         return len(await data)
+
+
+def queue_latencies(requests: int) -> list[float]:
+    """Latencies of a queue in one FastAPI process around work that is none."""
+    times, pause = [], threading.Event()
+    with queue_service(lambda _, request: request) as url, httpx.Client() as client:
+        for _ in range(requests):
+            began = time.time()
+            job = client.post(f"{url}/jobs", json={}).json()["id"]
+            while client.get(f"{url}/jobs/{job}").json()["status"] != "completed":
+                pause.wait(0.005)
+            times.append(time.time() - began)
+    return times
 
 
 def bare_app() -> Any:
@@ -137,6 +151,10 @@ def main() -> int:
     rows.add("S2 p99 / bare handles", percentile(served, 0.99) / percentile(bare, 0.99), 4, 2, note=note)
     note = f"{1000 * percentile(large, 0.5):.1f} against {1000 * percentile(served, 0.5):.1f} ms"
     rows.add("S2 16 MiB / 1 KB", percentile(large, 0.5) / percentile(served, 0.5), 1.5, 1.15, note=note)
+    peer = queue_latencies(arguments.requests)
+    note = f"queue in FastAPI, one process, nothing stored: {1000 * percentile(peer, 0.5):.1f} ms"
+    rows.peer("S2 p50 / bare handles", percentile(peer, 0.5) / percentile(bare, 0.5), "", note)
+    rows.peer("S2 p50 / bare handles", 1.0, "", "Ray Serve's pattern with four deployments is the bare chain itself")
     return 1 if rows.missed else 0
 
 

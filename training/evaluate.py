@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from infra.cli import ExitCode
 from infra.cluster import connect
-from training.evaluation.command import evaluate, parse
+from training.evaluation.command import Run, evaluate, parse
 from training.evaluation.measuring import Job, Measurer, Result, Settings
-from training.evaluation.rows import job_of, job_row, result_of, result_row
+from training.evaluation.rows import job_of, job_row, pack, unpack
 
 
 class MeasureRows:
@@ -21,13 +21,15 @@ class MeasureRows:
     def __init__(self, settings: Settings) -> None:
         self.measurer = Measurer(settings)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Carry out the jobs of a batch."""
-        results = (result for job in batch["job"] for result in self.measurer.run(job_of(job)))
-        return {"result": [result_row(result) for result in results]}
+        return {
+            "number": list(batch["number"]),
+            "results": [pack(list(self.measurer.run(job_of(job)))) for job in batch["job"]],
+        }
 
 
-def run_on_ray(settings: Settings, jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+def run_on_ray(settings: Settings, jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, list[Result]]]:
     """Carry out jobs in a pool of actors; only their numbers and the shown frames come back."""
     with connect(object_store_bytes=300 * 2**20):
         context = DataContext.get_current()
@@ -36,7 +38,8 @@ def run_on_ray(settings: Settings, jobs: Sequence[Job], workers: int) -> Iterato
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         gpus: dict[str, Any] = {"num_gpus": 1.0} if settings.device == "cuda" else {}
         measured = ray.data.from_items(
-            [{"job": job_row(job)} for job in jobs], override_num_blocks=len(jobs)
+            [{"number": number, "job": job_row(job)} for number, job in enumerate(jobs)],
+            override_num_blocks=len(jobs),
         ).map_batches(
             MeasureRows,
             fn_constructor_args=(settings,),
@@ -46,22 +49,27 @@ def run_on_ray(settings: Settings, jobs: Sequence[Job], workers: int) -> Iterato
             **gpus,
         )
         for row in measured.iter_rows():
-            yield result_of(row["result"])
+            yield int(row["number"]), unpack(row["results"])
 
 
-def run_here(settings: Settings, jobs: Sequence[Job]) -> Iterator[Result]:
+def run_here(settings: Settings, jobs: Sequence[Job]) -> Iterator[tuple[int, list[Result]]]:
     """Carry out jobs one after the other in this process."""
     measurer = Measurer(settings)
-    for job in jobs:
-        yield from measurer.run(job)
+    for number, job in enumerate(jobs):
+        yield number, list(measurer.run(job))
+
+
+def runner(workers: int) -> Run:
+    """Carry out jobs with some workers, or here if there are none, with a bar of progress."""
+
+    def run(settings: Settings, jobs: Sequence[Job]) -> Iterable[tuple[int, list[Result]]]:
+        results = run_on_ray(settings, jobs, workers) if workers else run_here(settings, jobs)
+        return tqdm(results, total=len(jobs), unit="clip", disable=None)
+
+    return run
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
     """Parse a command line and evaluate."""
     parsed = parse(arguments)
-
-    def run(settings: Settings, jobs: Sequence[Job]) -> Iterable[Result]:
-        results = run_on_ray(settings, jobs, parsed.workers) if parsed.workers else run_here(settings, jobs)
-        return tqdm(results, total=len(jobs), unit="clip", disable=None)
-
-    return evaluate(parsed, run)
+    return evaluate(parsed, runner(parsed.workers))

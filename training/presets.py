@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pipelines.config import ModelPreset, UpsamplerPreset
 from pipelines.models.temporal import TemporalConfig
 from pipelines.presets import tiny
+from training.ablations import ablation_runs
 from training.config import (
     CheckpointConfig,
     ClusterConfig,
@@ -214,5 +215,11 @@ def make_preset(name: str) -> TrainConfig:
 
 
 def longer_runs() -> dict[str, TrainConfig]:
-    """The runs of the shipped checkpoint and those of the paper."""
-    return {**synthetic_driving_runs(), **driving_runs(), **mountain_biking_runs(), **text_to_video_runs()}
+    """The runs of the shipped checkpoint, its ablations and those of the paper."""
+    return {
+        **synthetic_driving_runs(),
+        **ablation_runs(),
+        **driving_runs(),
+        **mountain_biking_runs(),
+        **text_to_video_runs(),
+    }

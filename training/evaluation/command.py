@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import tyro
 
 from infra.cli import ExitCode
+from infra.storage import sha256_of
 from pipelines.configs import to_json
 from pipelines.digests import network_digest
 from pipelines.metrics.extractors import EXTRACTORS, available
@@ -16,15 +19,17 @@ from pipelines.shards import open_shards
 from training.evaluation import suite
 from training.evaluation.figures import Evaluation, Skipped, show
 from training.evaluation.gathered import Gathered
+from training.evaluation.kept import KeptResults, with_kept
 from training.evaluation.makers import Making
 from training.evaluation.measuring import NETWORKS, Job, Result, Settings
 from training.evaluation.page import write_page
-from training.evaluation.reader import NAME
+from training.evaluation.reader import PRETRAINED
 from training.evaluation.reference import MAX_FPS, Video, Window, find_videos, halves, longest_clip
-from training.evaluation.suite import PARTS, Halves, Part
+from training.evaluation.suite import PARTS, Halves, Part, RealClips
 
 WEIGHTS = Path(".cache/weights")
-Run = Callable[[Settings, Sequence[Job]], Iterable[Result]]
+Run = Callable[[Settings, Sequence[Job]], Iterable[tuple[int, list[Result]]]]
+"""Carries out jobs, in any order: the number of each with its results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +39,25 @@ class Arguments:
     Attributes:
         checkpoint: checkpoint folder, local or s3://.
         corpus: folder of real videos to compare with, which training has not seen; its labels.parquet gives the labels.
+        fine_corpus: folder of videos at the rate of video, for decoder and interpolation; default the corpus.
         shards: check that the checkpoint's autoencoder is that of these latent shards.
         out: folder for evaluation.json, index.html, clips and sheets.
+        kept: folder where what was measured is kept, local or s3://, to be taken up by a later run; default none.
         parts: of the system to measure.
         clips: clips of every set.
         frames: longest clip; the corpus may give less.
+        fine_frames: the same at the rate of video; 4 n + 1 of them are taken.
         interpolate: interpolate key frames twice before they are compared.
-        large_corpus: folder of videos four times as large, for the upsampler.
+        unlabelled: ask for clips without labels.
+        from_image: let the image model make the first frame.
+        large_corpus: folder of videos four times as large, for the upsampler; their middle is taken.
         rollouts: long clips.
         minutes: length of each.
         steps: denoising steps; default the checkpoint's.
         guidance_scale: default the checkpoint's.
         backbone: diffusers folder with another image model for the same temporal layers.
         weights: folder with the networks of measurement (`make weights`).
-        reader: the scene reader (`python -m training reader`); default WEIGHTS/scene-reader.safetensors.
+        reader: the scene reader (`python -m training reader`); default the one that ships.
         resamples: of every bootstrap interval.
         seed: of the generated clips.
         workers: processes that sample and measure; 0 does it here, without Ray.
@@ -57,12 +67,17 @@ class Arguments:
 
     checkpoint: str
     corpus: Path
+    fine_corpus: Path | None = None
     shards: str | None = None
     out: Path = Path("out/evaluation")
+    kept: str | None = None
     parts: tuple[Part, ...] = PARTS
     clips: int = 64
     frames: int = 16
+    fine_frames: int = 17
     interpolate: bool = False
+    unlabelled: bool = False
+    from_image: bool = False
     large_corpus: Path | None = None
     rollouts: int = 8
     minutes: float = 1.0
@@ -102,15 +117,20 @@ def parse(arguments: Sequence[str]) -> Arguments:
 def evaluate(arguments: Arguments, run: Run) -> ExitCode:
     """Sample, measure, print and write."""
     evaluation, gathered, scope = measure(arguments, run)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "evaluation.json").write_text(evaluation.to_json())
-    shown = {
-        of: [result.frames for result in results if result.frames is not None] for of, results in gathered.sets.items()
-    }
-    write_page(arguments.out, evaluation, shown, {of: scope.rates.get(of, scope.fps) for of in shown})
+    report(arguments.out, evaluation, gathered, scope)
     print(show(evaluation))
     print(f"written to {arguments.out}: evaluation.json, index.html")
     return ExitCode.DONE
+
+
+def report(out: Path, evaluation: Evaluation, gathered: Gathered, scope: Scope) -> None:
+    """Write figures and page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(evaluation.to_json())
+    shown = {
+        of: [result.frames for result in results if result.frames is not None] for of, results in gathered.sets.items()
+    }
+    write_page(out, evaluation, shown, {of: scope.rates.get(of, scope.fps) for of in shown})
 
 
 def measure(arguments: Arguments, run: Run) -> tuple[Evaluation, Gathered, Scope]:
@@ -126,7 +146,7 @@ def measure(arguments: Arguments, run: Run) -> tuple[Evaluation, Gathered, Scope
     digests = {name: extractor.digest for name, extractor in loaded.items()}
     scope = plan(arguments, networks)
     gathered = Gathered(
-        run(scope.settings, scope.jobs),
+        chain.from_iterable(results for _, results in _carry_out(arguments, networks, scope, digests, run)),
         fps=scope.fps,
         rates=scope.rates,
         digests=digests,
@@ -151,29 +171,27 @@ def plan(arguments: Arguments, networks: Networks) -> Scope:
     frames = longest_clip(videos, fps, arguments.frames)
     size = (config.height, config.width)
     clips = Halves(**_halves(videos, arguments.clips, frames, fps))
-    fine_fps = min(Fraction(MAX_FPS), *(video.info.fps for video in videos))
-    fine_frames = longest_clip(videos, fine_fps, arguments.frames)
-    fine = Halves(**_halves(videos, arguments.clips, fine_frames, fine_fps)) if "decoder" in arguments.parts else None
-    large = None
-    rates = dict.fromkeys(suite.FINE_SETS, float(fine_fps))
-    if arguments.large_corpus is not None:
-        many = find_videos(arguments.large_corpus)
-        large_fps = min(Fraction(MAX_FPS), *(video.info.fps for video in many))
-        length = longest_clip(many, large_fps, arguments.frames)
-        large = Halves(**_halves(many, arguments.clips, length, large_fps))
-        rates |= dict.fromkeys(suite.LARGE_SETS, float(large_fps))
-    jobs, skipped = suite.plan_jobs(
-        networks, arguments.parts, clips, fine=fine, large=large, rollouts=arguments.rollouts
-    )
+    rates: dict[str, float] = {}
+    fine = large = None
+    if {"decoder", "interpolation"} & set(arguments.parts):
+        fine, rate = _full_rate(arguments.fine_corpus or arguments.corpus, arguments)
+        rates |= dict.fromkeys(suite.FINE_SETS, rate)
+    if "upsampler" in arguments.parts and arguments.large_corpus is not None:
+        large, rate = _full_rate(arguments.large_corpus, arguments)
+        rates |= dict.fromkeys(suite.LARGE_SETS, rate)
+    real = RealClips(clips=clips, fine=fine, large=large, rollouts=arguments.rollouts)
+    jobs, skipped = suite.plan_jobs(networks, arguments.parts, real)
     settings = Settings(
         checkpoint=arguments.checkpoint,
         backbone=arguments.backbone,
         weights=arguments.weights,
-        reader=arguments.reader or arguments.weights / NAME,
+        reader=arguments.reader or PRETRAINED,
         size=size,
         making=Making(
             num_frames=frames,
             interpolates=arguments.interpolate,
+            is_conditional=not arguments.unlabelled,
+            from_image=arguments.from_image,
             num_steps=arguments.steps,
             guidance_scale=arguments.guidance_scale,
         ),
@@ -184,6 +202,25 @@ def plan(arguments: Arguments, networks: Networks) -> Scope:
         threads=arguments.threads,
     )
     return Scope(settings, jobs, skipped, float(fps), _terciles(videos), rates)
+
+
+def _carry_out(
+    arguments: Arguments, networks: Networks, scope: Scope, digests: dict[str, str], run: Run
+) -> Iterable[tuple[int, list[Result]]]:
+    if arguments.kept is None:
+        return run(scope.settings, scope.jobs)
+    reader = scope.settings.reader
+    measuring = {**digests, "reader": sha256_of(reader) if reader.is_file() else ""}
+    kept = KeptResults(arguments.kept, networks.manifest, scope.settings, measuring)
+    return with_kept(kept, scope.jobs, partial(run, scope.settings))
+
+
+def _full_rate(corpus: Path, arguments: Arguments) -> tuple[Halves, float]:
+    """Clips of 4 n + 1 frames at the videos' own rate: what interpolation makes of n + 1 key frames."""
+    videos = find_videos(corpus)
+    fps = min(Fraction(MAX_FPS), *(video.info.fps for video in videos))
+    frames = longest_clip(videos, fps, arguments.fine_frames)
+    return Halves(**_halves(videos, arguments.clips, max(frames - (frames - 1) % 4, 1), fps)), float(fps)
 
 
 def _halves(videos: Sequence[Video], count: int, frames: int, fps: Fraction) -> dict[str, list[Window]]:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 import torch
 
 from pipelines import stages
-from pipelines.conditions import Wish, image_and_video_sides, upsampler_sides
+from pipelines.conditions import Wish, image_and_video_sides, interpolation_sides, upsampler_sides
 from pipelines.config import StageName
 from pipelines.generation import Generation
 from pipelines.generation_plan import Request, Step, make_plan, sampling_of
@@ -23,8 +24,8 @@ from pipelines.video_io import read_clip
 from training.evaluation.reference import Window
 from training.upsampling import shrink
 
-Way = Literal["video", "per frame"]
-"""With the temporal layers, or the image model on every frame by itself."""
+Way = Literal["video", "per frame", "blended"]
+"""With the temporal layers, by the image model on every frame by itself, or as the mean of neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,14 @@ class Making:
         interpolates: whether key frames are interpolated twice.
         num_steps: denoising steps; default the checkpoint's.
         guidance_scale: default the checkpoint's.
+        is_conditional: whether clips are asked for by the labels of real ones.
+        from_image: whether the image model makes the first frame.
     """
 
     num_frames: int
     interpolates: bool = False
+    is_conditional: bool = True
+    from_image: bool = False
     num_steps: int | None = None
     guidance_scale: float | None = None
 
@@ -47,10 +52,12 @@ class Making:
         """What the product is asked for."""
         held = networks.stage_names()
         steps: list[Step] = [step for step in ("keyframes", "prediction") if step in held]
+        if self.from_image:
+            steps.insert(0, "image")
         if self.interpolates and minutes is None:
             steps.append("interpolation")
         return Request(
-            wish=Wish(scene=scene if networks.condition_kind == "scene" else Scene()),
+            wish=Wish(scene=scene if self.is_conditional and networks.condition_kind == "scene" else Scene()),
             steps=tuple(steps),
             num_frames=self.num_frames if minutes is None else None,
             minutes=minutes,
@@ -107,6 +114,35 @@ def reconstruct(networks: Networks, frames: Frames, way: Way) -> Frames:
     latents = sample_latents(moments, latent_scaling(networks.autoencoder), None)
     decoder = networks.decoder if way == "video" else networks.autoencoder
     return torch.cat(list(stages.decode(decoder, latents)), dim=1)
+
+
+@torch.inference_mode()
+def interpolate(networks: Networks, frames: Frames, way: Way, seed: int, num_steps: int | None) -> Frames:
+    """Keep every fourth frame of a clip and put the others back: by the interpolation model, or by blending neighbours.
+
+    Args:
+        networks: of the checkpoint.
+        frames: 4 n + 1 frames at the highest rate the model was trained for.
+        way: "video" or "blended".
+        seed: of the noise.
+        num_steps: denoising steps; default the checkpoint's.
+    """
+    if way == "blended":
+        share = torch.arange(4).view(4, 1, 1, 1) / 4
+        # Decoded in their place, so that both ways show what one decoder makes of the same key frames.
+        known = reconstruct(networks, frames, "video")[0, ::4]
+        gaps = [torch.lerp(one[None], other[None], share) for one, other in pairwise(known)]
+        return torch.cat([*gaps, known[-1:]])[None]
+    moments = encode_moments(networks.autoencoder, frames[:, ::4])
+    latents = sample_latents(moments, latent_scaling(networks.autoencoder), None)
+    request = Request(num_steps=num_steps)
+    config = networks.stage_config("interpolation")
+    sampling = sampling_of(networks.manifest.name, config, "interpolation", request, seed)
+    stage = networks.stage("interpolation")
+    sides = interpolation_sides(stage, image_and_video_sides(networks, Wish()), config.fps)
+    longer = stages.finish(stages.interpolate(stage, latents, *sides, sampling))
+    stage.network.remove()
+    return torch.cat(list(stages.decode(networks.decoder, longer)), dim=1)
 
 
 @torch.inference_mode()

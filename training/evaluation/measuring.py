@@ -12,6 +12,7 @@ from torch import Tensor
 from pipelines.metrics.extractors import LoadedExtractor, available
 from pipelines.metrics.frames import flicker, motion_error, psnr, split_ends, ssim
 from pipelines.metrics.inception import InceptionV3
+from pipelines.metrics.perceptual import MIN_SIZE
 from pipelines.networks import Networks
 from pipelines.pixels import to_uint8
 from pipelines.scenes import Scene
@@ -21,12 +22,13 @@ from training.evaluation.makers import Making, Way
 from training.evaluation.reader import SceneReader, load_reader
 from training.evaluation.reference import Window
 
-Kind = Literal["real", "clip", "decoder", "upsampler", "rollout", "boxes"]
-WAYS: tuple[Way, ...] = ("video", "per frame")
+Kind = Literal["real", "clip", "decoder", "interpolation", "upsampler", "rollout", "boxes"]
 CLIP_NETWORKS, FRAME_NETWORKS = ("i3d-kinetics400",), ("efficientnet-lite0", "inception-v3-fid")
 PAIR_NETWORKS = ("stlpips-alex", "stlpips-vgg")
 PROBABILITIES = "class probabilities"
 NETWORKS = (*CLIP_NETWORKS, *FRAME_NETWORKS, *PAIR_NETWORKS)
+FRAMES_SEEN = 8
+"""Frames of a clip that networks of single frames see, evenly spread: neighbours are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,9 @@ class Job:
         of: name of the set of clips it belongs to.
         index: its number in the set.
         window: the real clip that it is, is made from, or takes its labels from.
-        way: with temporal layers or frame by frame.
+        way: with temporal layers, frame by frame, or by blending neighbours.
         keeps_frames: whether the frames are returned, to be shown.
-        scale: size of the clip over that of the evaluation.
+        scale: size of the video over that of the evaluation; its middle is cut out.
     """
 
     kind: Kind
@@ -143,7 +145,7 @@ class Measurer:
             frames = make(self.networks, settings.making.request(self.networks, window.scene), seed)
         else:
             height, width = settings.size
-            frames = makers.read_window(window, (height * job.scale, width * job.scale))
+            frames = _middle(makers.read_window(window, (height * job.scale, width * job.scale)), settings.size)
             if job.kind != "real":
                 original, frames = frames, self._again(job, frames, seed)
                 numbers = self._differences(frames, original)
@@ -152,6 +154,8 @@ class Measurer:
     def _again(self, job: Job, frames: Frames, seed: int) -> Frames:
         if job.kind == "decoder":
             return makers.reconstruct(self.networks, frames, job.way)
+        if job.kind == "interpolation":
+            return makers.interpolate(self.networks, frames, job.way, seed, self.settings.making.num_steps)
         return makers.upsample(self.networks, frames, job.way, seed, self.settings.upsampler_steps)
 
     def _rollout(self, job: Job, seed: int) -> Iterator[Result]:
@@ -177,7 +181,8 @@ class Measurer:
         for name in wanted:
             extractor = self.extractors.get(name)
             if extractor is not None and frames.shape[1] >= extractor.spec.min_frames:
-                features = extractor.features(frames.to(self.settings.device))
+                seen = frames if extractor.spec.sees == "clips" else frames[:, :: -(-frames.shape[1] // FRAMES_SEEN)]
+                features = extractor.features(seen.to(self.settings.device))
                 found[name] = features.cpu()
                 if isinstance(extractor.network, InceptionV3):
                     found[PROBABILITIES] = extractor.network.classify(features).cpu()
@@ -190,11 +195,16 @@ class Measurer:
             "motion error": motion_error(frames, original),
         }
         for name in PAIR_NETWORKS:
-            if name in self.extractors:
+            if name in self.extractors and min(frames.shape[3:]) >= MIN_SIZE:
                 device = self.settings.device
                 distances = self.extractors[name].distances(frames.to(device), original.to(device))
                 found[self.extractors[name].spec.figures[0]] = distances.cpu().double().mean(dim=1)
         return found
+
+
+def _middle(frames: Frames, size: tuple[int, int]) -> Frames:
+    top, left = ((side - wanted) // 2 for side, wanted in zip(frames.shape[3:], size, strict=True))
+    return frames[..., top : top + size[0], left : left + size[1]]
 
 
 def _asked(scene: Scene) -> Tensor:

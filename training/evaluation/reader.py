@@ -6,6 +6,7 @@ that were asked for in the generated clip? Its own errors on real clips are prin
 
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ STRIDE = 4
 WIDTHS = (16, 32, 48, 64)
 MIN_SCORE = 0.3
 NAME = "scene-reader.safetensors"
+PRETRAINED = Path(str(files("pipelines") / "pretrained" / NAME))
+"""The reader that ships; its record says how it was trained and how well it reads."""
 
 Maps = Float[Tensor, "n 5 h w"]
 """Logit of a vehicle's middle being in the cell, and the distances from its middle to left, top, right, bottom edge."""

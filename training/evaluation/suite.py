@@ -1,8 +1,8 @@
 """What is made to evaluate a checkpoint, and what is said of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -12,19 +12,21 @@ from pipelines.networks import BOXES, UPSAMPLER, Networks
 from pipelines.stages import UPSAMPLING
 from training.evaluation.figures import Figure, Skipped
 from training.evaluation.gathered import OTHER_REAL, REAL, Gathered
-from training.evaluation.measuring import PROBABILITIES, Job
+from training.evaluation.makers import Way
+from training.evaluation.measuring import PROBABILITIES, Job, Kind
 from training.evaluation.reference import Window
 
-Part = Literal["clips", "decoder", "upsampler", "rollout", "boxes"]
-PARTS: tuple[Part, ...] = ("clips", "decoder", "upsampler", "rollout", "boxes")
+Part = Literal["clips", "per-frame", "decoder", "interpolation", "upsampler", "rollout", "boxes"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 VIDEO, PER_FRAME = "video model", "image model per frame"
 DECODED, DECODED_PER_FRAME = "decoder, temporal", "decoder, image-only"
+INTERPOLATED, BLENDED = "interpolation, model", "interpolation, blending"
 UPSAMPLED, UPSAMPLED_PER_FRAME = "upsampler, temporal", "upsampler, per frame"
 LARGE, OTHER_LARGE = "large real", "large real, other half"
 ROLLOUT, FROM_BOXES = "roll-out", "from boxes"
 FINE, OTHER_FINE = f"{REAL}, fine", f"{OTHER_REAL}, fine"
-FINE_SETS = (FINE, OTHER_FINE, DECODED, DECODED_PER_FRAME)
+FINE_SETS = (FINE, OTHER_FINE, DECODED, DECODED_PER_FRAME, INTERPOLATED, BLENDED)
 LARGE_SETS = (LARGE, OTHER_LARGE, UPSAMPLED, UPSAMPLED_PER_FRAME)
 SHOWN = 6
 MIN_BOX = 1 / 32
@@ -39,57 +41,90 @@ class Halves:
     other: Sequence[Window]
 
 
-def plan_jobs(
-    networks: Networks,
-    parts: Sequence[Part],
-    clips: Halves,
-    *,
-    fine: Halves | None,
-    large: Halves | None,
-    rollouts: int,
-) -> tuple[list[Job], list[Skipped]]:
-    """Every clip to make and measure.
+@dataclass(frozen=True, kw_only=True)
+class RealClips:
+    """What there is to compare with.
 
-    Args:
-        networks: of the checkpoint.
-        parts: of the system to measure.
-        clips: real clips at the rate of the generated ones.
-        fine: real clips at the rate of video, for the decoder.
-        large: real clips of the upsampler's size.
-        rollouts: number of long clips.
+    Attributes:
+        clips: at the rate of the generated ones.
+        fine: at the rate of video, for decoder and interpolation; 4 n + 1 frames each.
+        large: of the upsampler's size.
+        rollouts: how many long clips are made.
     """
+
+    clips: Halves
+    fine: Halves | None = None
+    large: Halves | None = None
+    rollouts: int = 0
+
+
+def plan_jobs(networks: Networks, parts: Sequence[Part], real: RealClips) -> tuple[list[Job], list[Skipped]]:
+    """Every clip to make and measure; of the parts that cannot be measured, why not."""
     # The generated clips take the labels of the real clips they are not compared with.
-    jobs = [*_jobs("real", REAL, clips.one), *_jobs("real", OTHER_REAL, clips.other)]
-    skipped: list[Skipped] = []
-    if "clips" in parts:
-        jobs += [*_jobs("clip", VIDEO, clips.other), *_ways(_jobs("clip", PER_FRAME, clips.other))]
-    if "decoder" in parts and networks.has("decoder") and fine is not None:
-        jobs += [*_jobs("real", FINE, fine.one), *_jobs("real", OTHER_FINE, fine.other)]
-        jobs += [*_jobs("decoder", DECODED, fine.other), *_ways(_jobs("decoder", DECODED_PER_FRAME, fine.other))]
-    elif "decoder" in parts:
-        skipped.append(Skipped(name="decoder", why="the checkpoint has no temporal decoder"))
-    if "upsampler" in parts and networks.has(f"temporal/{UPSAMPLER}") and large is not None:
-        again = [
-            *_jobs("upsampler", UPSAMPLED, large.other),
-            *_ways(_jobs("upsampler", UPSAMPLED_PER_FRAME, large.other)),
-        ]
-        real = [*_jobs("real", LARGE, large.one), *_jobs("real", OTHER_LARGE, large.other)]
-        jobs += [replace(job, scale=UPSAMPLING) for job in [*real, *again]]
-    elif "upsampler" in parts:
-        has = networks.has(f"temporal/{UPSAMPLER}")
-        why = "give videos of four times the size by --large-corpus" if has else "the checkpoint has no upsampler"
-        skipped.append(Skipped(name="upsampler", why=why))
-    if "rollout" in parts and "prediction" in networks.stage_names():
-        jobs += list(_jobs("rollout", ROLLOUT, clips.other[:rollouts]))
-    elif "rollout" in parts:
-        skipped.append(Skipped(name="roll-out", why="the checkpoint has no prediction stage"))
-    with_boxes = [window for window in map(_large_boxes, clips.other) if window.boxes]
-    if "boxes" in parts and networks.has(BOXES) and with_boxes:
-        jobs += list(_jobs("boxes", FROM_BOXES, with_boxes))
-    elif "boxes" in parts:
-        why = "the corpus has no boxes" if networks.has(BOXES) else "the checkpoint has no box-conditioned image model"
-        skipped.append(Skipped(name="boxes", why=why))
+    jobs = [*_jobs("real", REAL, real.clips.one), *_jobs("real", OTHER_REAL, real.clips.other)]
+    if real.fine is not None:
+        jobs += [*_jobs("real", FINE, real.fine.one), *_jobs("real", OTHER_FINE, real.fine.other)]
+    skipped = []
+    for part in PARTS:
+        if part in parts:
+            found = _PLANS[part](networks, real)
+            if isinstance(found, str):
+                skipped.append(Skipped(name=part, why=found))
+            else:
+                jobs += found
     return jobs, skipped
+
+
+def _plan_decoder(networks: Networks, real: RealClips) -> list[Job] | str:
+    if not networks.has("decoder"):
+        return "the checkpoint has no temporal decoder"
+    return _two_ways("decoder", (DECODED, DECODED_PER_FRAME), real.fine, "per frame")
+
+
+def _plan_interpolation(networks: Networks, real: RealClips) -> list[Job] | str:
+    if "interpolation" not in networks.stage_names():
+        return "the checkpoint has no interpolation stage"
+    return _two_ways("interpolation", (INTERPOLATED, BLENDED), real.fine, "blended")
+
+
+def _plan_upsampler(networks: Networks, real: RealClips) -> list[Job] | str:
+    if not networks.has(f"temporal/{UPSAMPLER}"):
+        return "the checkpoint has no upsampler"
+    if real.large is None:
+        return "give videos of four times the size by --large-corpus"
+    jobs = [*_jobs("real", LARGE, real.large.one), *_jobs("real", OTHER_LARGE, real.large.other)]
+    jobs += _two_ways("upsampler", (UPSAMPLED, UPSAMPLED_PER_FRAME), real.large, "per frame")
+    return [replace(job, scale=UPSAMPLING) for job in jobs]
+
+
+def _plan_rollout(networks: Networks, real: RealClips) -> list[Job] | str:
+    if "prediction" not in networks.stage_names():
+        return "the checkpoint has no prediction stage"
+    return list(_jobs("rollout", ROLLOUT, real.clips.other[: real.rollouts]))
+
+
+def _plan_boxes(networks: Networks, real: RealClips) -> list[Job] | str:
+    if not networks.has(BOXES):
+        return "the checkpoint has no box-conditioned image model"
+    with_boxes = [window for window in map(large_boxes, real.clips.other) if window.boxes]
+    return list(_jobs("boxes", FROM_BOXES, with_boxes)) or "the corpus has no boxes"
+
+
+_PLANS: Mapping[Part, Callable[[Networks, RealClips], list[Job] | str]] = {
+    "clips": lambda _, real: list(_jobs("clip", VIDEO, real.clips.other)),
+    "per-frame": lambda _, real: list(_jobs("clip", PER_FRAME, real.clips.other, way="per frame")),
+    "decoder": _plan_decoder,
+    "interpolation": _plan_interpolation,
+    "upsampler": _plan_upsampler,
+    "rollout": _plan_rollout,
+    "boxes": _plan_boxes,
+}
+
+
+def _two_ways(kind: Kind, sets: tuple[str, str], halves: Halves | None, way: Way) -> list[Job]:
+    """Clips made again from real ones, with temporal layers and without."""
+    assert halves is not None
+    return [*_jobs(kind, sets[0], halves.other), *_jobs(kind, sets[1], halves.other, way=way)]
 
 
 def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> Iterator[Figure]:
@@ -100,8 +135,8 @@ def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> It
             yield from _inception_score(gathered, of)
             yield from _labels(gathered, of, terciles)
     yield from _flickers(gathered)
-    if DECODED in gathered.sets:
-        for of in (DECODED, DECODED_PER_FRAME):
+    for of in (DECODED, DECODED_PER_FRAME, INTERPOLATED, BLENDED):
+        if of in gathered.sets:
             yield from gathered.distances(of, reference=FINE, floor=OTHER_FINE)
             yield from _differences(gathered, of)
     if UPSAMPLED in gathered.sets:
@@ -116,16 +151,13 @@ def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> It
     yield from _ratios(gathered)
 
 
-def _jobs(kind: str, of: str, windows: Sequence[Window]) -> Iterator[Job]:
+def _jobs(kind: Kind, of: str, windows: Sequence[Window], *, way: Way = "video") -> Iterator[Job]:
     for index, window in enumerate(windows):
-        yield Job(kind=kind, of=of, index=index, window=window, keeps_frames=index < SHOWN)  # type: ignore[arg-type]
+        yield Job(kind=kind, of=of, index=index, window=window, way=way, keeps_frames=index < SHOWN)
 
 
-def _ways(jobs: Iterator[Job]) -> list[Job]:
-    return [replace(job, way="per frame") for job in jobs]
-
-
-def _large_boxes(window: Window) -> Window:
+def large_boxes(window: Window) -> Window:
+    """A window with only those boxes that are asked for."""
     return replace(window, boxes=tuple(box for box in window.boxes if box[2] - box[0] >= MIN_BOX))
 
 

@@ -1,6 +1,5 @@
 """`python -m training reader --corpus CORPUS`: train the scene reader on rendered clips, in minutes on two cores."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from infra.cli import ExitCode
 from pipelines.metrics.boxes import BoxAgreement, add_frame
-from pipelines.pixels import to_float
+from pipelines.pixels import to_float, to_uint8
 from pipelines.randomness import generator
 from pipelines.shard_format import Box
 from pipelines.video_io import read_clip
@@ -35,7 +34,7 @@ class Arguments:
     Attributes:
         corpus: folder of rendered clips with labels.parquet.
         out: file to write.
-        minutes: training time.
+        steps: of training; its rate falls to nothing at the last.
         frames: frames taken of each clip.
         seed: of weights and order.
         threads: CPU threads.
@@ -43,15 +42,15 @@ class Arguments:
 
     corpus: Path
     out: Path = Path(".cache/weights") / NAME
-    minutes: float = 4.0
-    frames: int = 4
+    steps: int = 600
+    frames: int = 2
     seed: int = 0
     threads: int = 2
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Frames with their labels, in one order."""
+    """Frames (uint8, n H W 3) with their labels, in one order."""
 
     images: Tensor
     night: Tensor
@@ -66,12 +65,15 @@ def main(arguments: Sequence[str]) -> ExitCode:
     held_out, rest = labelled[::HELD_OUT], [v for i, v in enumerate(labelled) if i % HELD_OUT]
     if not rest:
         raise ValueError(f"{str(parsed.corpus)!r} holds {len(labelled)} labelled clips; give 2 or more")
-    reader, steps = train(read_scenes(rest, parsed.frames), parsed)
-    record: dict[str, object] = {"clips": len(rest), "steps": steps, "seed": parsed.seed}
+    reader = train(read_scenes(rest, parsed.frames), parsed)
+    record: dict[str, object] = {"clips": len(rest), "steps": parsed.steps, "seed": parsed.seed}
     save_reader(reader, parsed.out, record)
     found = check(load_reader(parsed.out), read_scenes(held_out, parsed.frames))
     save_reader(reader, parsed.out, {**record, "held_out_clips": len(held_out), **found})
-    print(f"{parsed.out}: {steps} steps; on {len(held_out)} clips held out: " + ", ".join(map(_said, found.items())))
+    print(
+        f"{parsed.out}: {parsed.steps} steps; on {len(held_out)} clips held out: "
+        + ", ".join(map(_said, found.items()))
+    )
     return ExitCode.DONE
 
 
@@ -84,40 +86,35 @@ def read_scenes(videos: Sequence[Video], frames: int) -> Scenes:
         for place in range(frames):
             frame = (2 * place + 1) * count // (2 * frames)
             clip = read_clip(video.path, num_frames=1, start_s=frame / fps, info=video.info)
-            images.append(fit(to_float(clip)))
+            images.append(to_uint8(fit(to_float(clip))))
             night.append(float(labels["night"]))
             boxes.append([tuple(b["box"]) for b in labels["boxes"][frame] if b["box"][2] - b["box"][0] >= MIN_BOX])
     return Scenes(torch.cat(images), torch.tensor(night), boxes)
 
 
-def train(scenes: Scenes, arguments: Arguments) -> tuple[SceneReader, int]:
-    """Train for some minutes, mirroring every second image."""
+def train(scenes: Scenes, arguments: Arguments) -> SceneReader:
+    """Train, mirroring every second image."""
     with seeded(arguments.seed):
         reader = SceneReader()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3)
-    seconds, started, step = arguments.minutes * 60, time.monotonic(), 0
     numbers = generator(arguments.seed, "reader")
-    with tqdm(total=round(seconds), unit="s", disable=None) as bar:
-        while step == 0 or time.monotonic() - started < seconds:
-            rows = torch.randint(len(scenes.images), (BATCH,), generator=numbers)
-            mirrored = torch.rand(BATCH, generator=numbers) < 0.5
-            images = scenes.images[rows]
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            boxes = [
-                [(1 - b[2], b[1], 1 - b[0], b[3]) if is_mirrored else b for b in scenes.boxes[row]]
-                for row, is_mirrored in zip(rows.tolist(), mirrored.tolist(), strict=True)
-            ]
-            share = min((time.monotonic() - started) / max(seconds, 1e-9), 1.0)
-            optimizer.param_groups[0]["lr"] = 2e-3 * max(1 - share, 0.05)
-            labels, maps = reader(images)
-            loss = reader_losses(labels, maps, scenes.night[rows], boxes)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            bar.update(round(time.monotonic() - started) - bar.n)
-    return reader.eval(), step
+    for step in tqdm(range(arguments.steps), unit="step", disable=None):
+        rows = torch.randint(len(scenes.images), (BATCH,), generator=numbers)
+        mirrored = torch.rand(BATCH, generator=numbers) < 0.5
+        images = to_float(scenes.images[rows])
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        boxes = [
+            [(1 - b[2], b[1], 1 - b[0], b[3]) if is_mirrored else b for b in scenes.boxes[row]]
+            for row, is_mirrored in zip(rows.tolist(), mirrored.tolist(), strict=True)
+        ]
+        optimizer.param_groups[0]["lr"] = 2e-3 * max(1 - step / arguments.steps, 0.05)
+        labels, maps = reader(images)
+        loss = reader_losses(labels, maps, scenes.night[rows], boxes)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+    return reader.eval()
 
 
 def check(reader: SceneReader, scenes: Scenes) -> dict[str, float]:
@@ -125,7 +122,7 @@ def check(reader: SceneReader, scenes: Scenes) -> dict[str, float]:
     agreement = BoxAgreement()
     right, off = 0, 0.0
     for image, night, boxes in zip(scenes.images, scenes.night, scenes.boxes, strict=True):
-        said, count, found = reader.read(image[None])
+        said, count, found = reader.read(to_float(image[None]))
         right += int((said[0] > 0.5) == bool(night))
         off += abs(count[0].item() - len(boxes))
         agreement = add_frame(agreement, torch.tensor(boxes).reshape(-1, 4), _with_area(found[0]))

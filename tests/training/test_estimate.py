@@ -30,10 +30,10 @@ def test_estimate_counts_the_parameters_that_are_trained() -> None:
 
 
 def test_estimated_memory_falls_with_the_stage_and_the_workers() -> None:
-    config = make_preset("driving-prediction")
-    few, many = (estimate(config, workers=w, flops_per_s=1e14).state_bytes for w in (4, 40))
+    config = replace(make_preset("tiny-keyframes"), virtual_shards=8)
+    few, many = (estimate(config, workers=w, flops_per_s=1e14).state_bytes for w in (4, 8))
     assert few[0] > few[2] > few[3]
-    assert few[0] == many[0]
+    assert few[0] > many[0], "fewer shards a worker are fewer sums to hold"
     assert few[3] > many[3]
 
 

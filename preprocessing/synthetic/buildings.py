@@ -67,8 +67,7 @@ def _paint_wall(painter: Painter, view: Surroundings, building: Building, wall: 
     width = 0.48 * abs(float(pixels[1, 0] - pixels[0, 0])) * math.dist(a, b) / max(math.dist(*shown), 0.1) / columns
     clear = min(max((width - 0.55) / 1.1, 0.0), 1.0)
     body = _mix(_mix(base, _mix(dark, glow, burning), _GLAZED), base, clear)
-    painter.fill(pixels, body)
-    painter.claim(pixels)
+    painter.stand(pixels, body)
     if clear > 0:
         origin = np.array((a[0], 0.0, a[1]))
         axes = np.array(((b[0] - a[0], 0.0, b[1] - a[1]), (0.0, height, 0.0)))
@@ -145,5 +144,4 @@ def _paint_roof(painter: Painter, view: Surroundings, building: Building, corner
         clipped = clip_near(np.array(face))
         if len(clipped):
             pixels = view.camera.project(clipped)
-            painter.fill(pixels, colour)
-            painter.claim(pixels)
+            painter.stand(pixels, colour)

@@ -123,9 +123,14 @@ def display(linear: np.ndarray) -> np.ndarray:
     return 255.0 * np.sqrt(np.clip(linear / (1 + 0.18 * linear), 0, 1))
 
 
-def display_colour(linear: Sequence[float]) -> Colour:
+def display_colour(red: float, green: float, blue: float) -> Colour:
     """The same curve for one colour, thirty times as fast as an array of three."""
-    return tuple(255.0 * math.sqrt(min(max(c / (1 + 0.18 * c), 0.0), 1.0)) for c in linear)
+    return _display_value(red), _display_value(green), _display_value(blue)
+
+
+def _display_value(linear: float) -> float:
+    value = linear / (1 + 0.18 * linear)
+    return 255.0 * math.sqrt(value) if 0.0 < value < 1.0 else 255.0 * (value >= 1.0)
 
 
 def _interpolate(elevation: float, table: tuple[tuple[float, ...], ...]) -> np.ndarray:

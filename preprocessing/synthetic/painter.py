@@ -34,6 +34,16 @@ class Painter:
         """Paint a convex polygon (n, 2) in pixels of the picture."""
         cv2.fillConvexPoly(self.canvas, to_fixed(points), colour, cv2.LINE_AA, _SHIFT)
 
+    def stand(self, points: np.ndarray, colour: Sequence[float]) -> None:
+        """Paint a convex polygon (n, 2) and give its pixels to the object at hand."""
+        fixed = to_fixed(points)
+        cv2.fillConvexPoly(self.canvas, fixed, colour, cv2.LINE_AA, _SHIFT)
+        cv2.fillConvexPoly(self.owner, fixed, self.objects, cv2.LINE_8, _SHIFT)
+
+    def fill_fixed(self, fixed: np.ndarray, colour: Sequence[float]) -> None:
+        """Paint a convex polygon that `to_fixed` has made."""
+        cv2.fillConvexPoly(self.canvas, fixed, colour, cv2.LINE_AA, _SHIFT)
+
     def fill_many(self, polygons: np.ndarray, colour: Sequence[float]) -> None:
         """Paint polygons (k, n, 2) that do not overlap, in one colour."""
         cv2.fillPoly(self.canvas, list(to_fixed(polygons)), colour, cv2.LINE_AA, _SHIFT)

@@ -15,6 +15,7 @@ from preprocessing.synthetic.scene import Scene
 from preprocessing.synthetic.scenery import DRAW_M, GROW_M, Sign, Tree
 from preprocessing.synthetic.vehicles import Lamp
 
+_HEADLIGHT, _LAMP = HEADLIGHT_COLOUR.tolist(), LAMP_COLOUR.tolist()
 LAMP_HEIGHT_M = 8.2
 RAIL_STEP_M = 8.0
 
@@ -59,20 +60,21 @@ class Surroundings:
             sun: cosine to the sun, at least 0.
             facing: share of the own headlights it takes.
         """
-        incoming = [0.92 * a + sun * b for a, b in zip(self._ambient, self._sun, strict=True)]
+        (r, g, b), (sun_r, sun_g, sun_b) = self._ambient, self._sun
+        r, g, b = 0.92 * r + sun * sun_r, 0.92 * g + sun * sun_g, 0.92 * b + sun * sun_b
         lamps = self.light.lamps
         if lamps > 0:
             beam = 0.7 * lamps * facing * float(headlight(place.right, max(place.forward, 0.5)))
             street = 0.8 * lamps * float(street_light(self.scene, place.s, place.d))
-            incoming = [
-                c + beam * h + street * k for c, h, k in zip(incoming, HEADLIGHT_COLOUR, LAMP_COLOUR, strict=True)
-            ]
-        return self.hazed([a * c for a, c in zip(albedo, incoming, strict=True)], place)
+            (h_r, h_g, h_b), (k_r, k_g, k_b) = _HEADLIGHT, _LAMP
+            r, g, b = r + beam * h_r + street * k_r, g + beam * h_g + street * k_g, b + beam * h_b + street * k_b
+        return self.hazed((albedo[0] * r, albedo[1] * g, albedo[2] * b), place)
 
     def hazed(self, linear: Sequence[float], place: Place) -> Colour:
         """Linear colour to display colour behind the air in between."""
         clear = math.exp(-math.hypot(place.right, place.forward) / self.scene.sight_m)
-        return display_colour([c * clear + h * (1 - clear) for c, h in zip(linear, self._haze, strict=True)])
+        (r, g, b), (haze_r, haze_g, haze_b), air = linear, self._haze, 1 - clear
+        return display_colour(r * clear + haze_r * air, g * clear + haze_g * air, b * clear + haze_b * air)
 
 
 def _outlines() -> np.ndarray:
@@ -104,15 +106,13 @@ def paint_tree(painter: Painter, view: Surroundings, tree: Tree, place: Place) -
     top = foot - (0, 0.45 * height)
     half = max(0.022 * height, 0.3)
     stem = strip(foot, top, half, 0.7 * half)
-    painter.fill(stem, view.colour((0.06, 0.045, 0.03), place, sun=0.3, facing=0.8))
-    painter.claim(stem)
+    painter.stand(stem, view.colour((0.06, 0.045, 0.03), place, sun=0.3, facing=0.8))
     if tree.conifer:
         _paint_conifer(painter, view, tree, place, foot, height)
         return
     crown = _CROWNS[tree.shape] * ((0.30 + 0.02 * (tree.shape % 3)) * height, 0.33 * height)
     centre = foot - (0, 0.66 * height)
-    painter.fill(centre + crown, dark)
-    painter.claim(centre + crown)
+    painter.stand(centre + crown, dark)
     lean = view.sun[0]
     if height > 5:
         mid = view.colour(tree.shade, place, sun=0.55, facing=0.9)
@@ -131,8 +131,7 @@ def _paint_conifer(
     lit = view.colour(tree.shade, place, sun=0.6, facing=0.9)
     lean = view.sun[0]
     for wide, low, tier in _CONIFER:
-        painter.fill(foot + tier * height, dark)
-        painter.claim(foot + tier * height)
+        painter.stand(foot + tier * height, dark)
         if height > 7:
             left, right = wide * (0.25 + 0.6 * max(-lean, 0)), wide * (0.25 + 0.6 * max(lean, 0))
             painter.fill(foot + np.array(((-left, -low - 0.02), (right, -low - 0.02), tier[2])) * height, lit)
@@ -156,8 +155,7 @@ def paint_lamp_post(painter: Painter, view: Surroundings, base: Place, head: Pla
     wide, tall = max(0.42 * scale, 0.4), max(0.11 * scale, 0.25)
     box = rectangle(end[0] - wide, end[1] - tall, end[0] + wide, end[1] + tall)
     glow = view.light.lamps
-    painter.fill(box, view.hazed([0.05 + 1.7 * glow * c for c in LAMP_COLOUR], base) if glow > 0 else grey)
-    painter.claim(box)
+    painter.stand(box, view.hazed([0.05 + 1.7 * glow * c for c in LAMP_COLOUR], base) if glow > 0 else grey)
     if glow <= 0:
         return []
     power = 0.95 * glow * grown * math.exp(-0.6 * base.forward / view.scene.sight_m)
@@ -179,8 +177,7 @@ def paint_sign(painter: Painter, view: Surroundings, sign: Sign, place: Place) -
     painter.begin_object()
     for post in (-0.6 * half, 0.6 * half) if half > 0.6 else (0.0,):
         painter.fill(board(post - 0.05, 0, post + 0.05, top), view.colour((0.2, 0.2, 0.2), place))
-    painter.fill(board(-half, base, half, top), white)
-    painter.claim(board(-half, base, half, top))
+    painter.stand(board(-half, base, half, top), white)
     painter.fill(board(-half + 0.08, base + 0.08, half - 0.08, top - 0.08), view.colour(sign.colour, place, facing=1.6))
     if half > 0.6 and place.forward < 90:
         for share in (0.3, 0.62):
@@ -204,8 +201,7 @@ def paint_rail(painter: Painter, view: Surroundings, start: Place, end: Place, c
     middle = (start.forward + end.forward) / 2
     place = Place((start.right + end.right) / 2, max(middle, 7.0), start.s, start.d)
     painter.begin_object()
-    painter.fill(pixels, view.colour(albedo, place, sun=sun, facing=0.5))
-    painter.claim(pixels)
+    painter.stand(pixels, view.colour(albedo, place, sun=sun, facing=0.5))
     if concrete:
         painter.fill(band(0.72, 0.82), view.colour((0.48, 0.47, 0.44), place, sun=0.8, facing=0.5))
     if not concrete and NEAR_M < start.forward < 60:

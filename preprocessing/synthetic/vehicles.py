@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
 from preprocessing.synthetic.ground import headlight, street_light
 from preprocessing.synthetic.light import HEADLIGHT_COLOUR, LAMP_COLOUR, Light, display
-from preprocessing.synthetic.painter import Painter
+from preprocessing.synthetic.painter import Painter, to_fixed
 from preprocessing.synthetic.scene import Scene
 from preprocessing.synthetic.vehicle_models import shape_of
 
@@ -130,6 +130,7 @@ def paint_vehicle(
     pixels = camera.project(points) if whole else None
     if pixels is not None and not painter.in_view(pixels):
         return None, []
+    fixed = None if pixels is None else to_fixed(pixels)
     silhouette: list[np.ndarray] = []
     for part in np.argsort(-(middles**2).sum(1), kind="stable"):
         first, last = baked.parts[part]
@@ -138,8 +139,10 @@ def paint_vehicle(
             if not visible[i]:
                 continue
             a, b = baked.slices[i]
-            polygon = pixels[a:b] if pixels is not None else _project_clipped(camera, points[a:b])
-            if len(polygon):
+            if pixels is not None and fixed is not None:
+                painter.fill_fixed(fixed[a:b], colours[i])
+                silhouette.append(pixels[a:b])
+            elif len(polygon := _project_clipped(camera, points[a:b])):
                 painter.fill(polygon, colours[i])
                 silhouette.append(polygon)
         _claim(painter, silhouette[before:])

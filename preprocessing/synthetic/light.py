@@ -1,7 +1,6 @@
 """The light of an hour: sun, sky and the lamps people switch on. Colours are linear RGB, 1 = white in full daylight."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -104,7 +104,7 @@ def test_still_parts_of_the_picture_do_not_crawl() -> None:
 
 def test_one_colour_and_many_use_the_same_curve() -> None:
     linear = np.random.default_rng(0).uniform(-0.1, 2, (5, 3))
-    np.testing.assert_allclose([display_colour(row.tolist()) for row in linear], display(linear))
+    np.testing.assert_allclose([display_colour(*row.tolist()) for row in linear], display(linear))
 
 
 @pytest.mark.parametrize("d", [-7.0, 0.0, 5.5])

@@ -13,7 +13,6 @@ class Limits:
     max_prompt_chars: int = 4000
     max_steps: int = 250
     max_frames: int = 20_000
-    max_pixels_per_frame: int = 1280 * 2048
     max_upload_bytes: int = 64 * 2**20
     max_upload_pixels: int = 4096 * 4096
     max_upload_frames: int = 600

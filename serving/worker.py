@@ -107,7 +107,12 @@ class Worker:
     def _work(self, lease: Lease) -> None:
         logger.info("task begun job=%s stage=%s step=%d", lease.job, lease.stage, lease.steps_done)
         self._step_began, self._current = time.monotonic(), lease
-        about = {"job": lease.job, "segment": lease.segment, "step": lease.steps_done, "worker": self.owner}
+        about: dict[str, str | int] = {
+            "job": lease.job,
+            "segment": lease.segment,
+            "step": lease.steps_done,
+            "worker": self.owner,
+        }
         with tracer.start_as_current_span(f"stage {lease.stage}", of_job(lease.job), attributes=about):
             self._run(lease)
 

@@ -84,7 +84,6 @@ def cancels(service: ToyService, rows: Rows, scale: float) -> None:
 
 def _peer_cancels(service: ToyService, rows: Rows, number: int) -> None:
     """The same against a queue in memory (DELETE) and Ray Serve's pattern (the client goes away)."""
-    from ray import serve  # noqa: PLC0415
 
     def late(name: str, answered: dict[str, float]) -> None:
         time.sleep(3.0)
@@ -101,6 +100,10 @@ def _peer_cancels(service: ToyService, rows: Rows, number: int) -> None:
             service.http.delete(f"{url}/jobs/{job}").raise_for_status()
             answered[job] = time.time()
         late("queue in FastAPI", answered)
+    if service.is_plain:
+        return
+    from ray import serve  # noqa: PLC0415
+
     serve.run(pattern_app(service.stages), name="pattern", route_prefix="/pattern")
     answered = {}
     for number_ in range(number):
@@ -261,15 +264,20 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gates", default="S3,S4,S7,S10,S12,S5")
     parser.add_argument("--scale", type=float, default=0.1)
+    parser.add_argument("--without-ray", action="store_true", help="the same processes, started by a supervisor")
+    parser.add_argument("--work", type=int, default=1000, help="side of the matrix product of a step")
     arguments = parser.parse_args()
     names = arguments.gates.split(",")
-    rows = Rows(command=f"bench_serving.py --gates {arguments.gates} --scale {arguments.scale:g}")
+    how = " --without-ray" if arguments.without_ray else ""
+    work = f" --work {arguments.work}" if arguments.work != 1000 else ""
+    rows = Rows(command=f"bench_serving.py --gates {arguments.gates} --scale {arguments.scale:g}{work}{how}")
+    shared = {"with_ray": not arguments.without_ray, "work": arguments.work}
     if others := [name for name in names if name in GATES]:
-        with toy_service(work=1000) as service:
+        with toy_service(**shared) as service:
             for name in others:
                 GATES[name](service, rows, arguments.scale)
     if "S5" in names:
-        with toy_service(work=1000, max_unfinished=16) as service:
+        with toy_service(**shared, max_unfinished=16) as service:
             overload(service, rows, arguments.scale)
     return 1 if rows.missed else 0
 

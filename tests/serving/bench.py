@@ -16,7 +16,11 @@ from typing import Any
 
 import httpx2 as httpx
 
+from serving.backend import open_backend
 from serving.config import Limits, PoolConfig, ServeConfig, WorkerConfig
+from serving.database import migrate
+from serving.tenants import Quota
+from tests.serving import plain
 from tests.serving.processes import descendants
 from tests.serving.toy import ToyStages, make_checkpoint
 
@@ -64,6 +68,8 @@ class ToyService:
         self, folder: Path, *, work: int, max_unfinished: int = 2000, lease_s: float = 2.0, replicas: int = 2
     ) -> None:
         port = free_port()
+        self.is_plain = False
+        self.num_replicas = replicas
         self.trace = folder / "trace"
         self.trace.touch()
         self.stages = ToyStages(work=work, trace=str(self.trace))
@@ -118,17 +124,44 @@ class ToyService:
 
     def replicas(self, *names: str) -> list[Any]:
         """Processes of deployments, or of Serve's own actors."""
+        if self.is_plain:
+            return plain.processes(self.config.state, names)
         return [process for process in descendants(os.getpid()) if any(name in process.cmdline()[0] for name in names)]
 
 
 @contextlib.contextmanager
-def toy_service(**settings: Any) -> Iterator[ToyService]:
-    """Run a toy service in a folder of its own."""
-    from serving.service import running  # noqa: PLC0415
+def plain_running(service: ToyService) -> Iterator[None]:
+    """Run the service's processes without Ray."""
+    migrate(service.config.database_url)
+    backend = open_backend(service.config, service.stages, durable=True)
+    backend.tenants.anonymous(Quota(max_priority=9))
+    digest, description = service.stages.describe(service.config.checkpoint)
+    backend.releases.propose(digest, service.config.checkpoint, description)
+    # Connections do not outlive a fork.
+    backend.jobs.engine.dispose()
+    service.is_plain = True
+    supervisor = plain.start(service.config, service.stages, service.num_replicas)
+    try:
+        while service.get("/ready").status_code != 200:
+            time.sleep(0.1)
+        yield
+    finally:
+        supervisor.terminate()
+        supervisor.join()
 
+
+@contextlib.contextmanager
+def toy_service(*, with_ray: bool = True, **settings: Any) -> Iterator[ToyService]:
+    """Run a toy service in a folder of its own, on Ray Serve or as plain processes."""
     folder = Path(tempfile.mkdtemp(prefix="vldm-bench", dir="/tmp"))
     try:
         service = ToyService(folder, **settings)
+        if not with_ray:
+            with plain_running(service):
+                yield service
+            return
+        from serving.service import running  # noqa: PLC0415
+
         with running(service.config, service.stages, num_cpus=2):
             yield service
     finally:

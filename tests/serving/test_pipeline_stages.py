@@ -140,5 +140,5 @@ def test_pools_that_load_at_once_do_not_spoil_each_others_networks(checkpoint):
         thread.start()
     for thread in threads:
         thread.join()
-    networks = [models["denoise"].stage("keyframes").network, models["decode"].decoder]
+    networks = [models["denoise"].stage("keyframes").network, models["decode"].networks.decoder]
     assert all(not parameter.is_meta for network in networks for parameter in network.parameters())

@@ -235,22 +235,49 @@ def to_parquet(clips: Sequence[LatentClip], config: ShardConfig, bucket: Bucket)
     return sink.getvalue().to_pybytes()
 
 
-def to_clips(table: pa.Table, config: ShardConfig, rows: Sequence[int] | None = None) -> list[LatentClip]:
-    """Read rows of a shard table back, all by default; their moments are views of the table's memory."""
+def to_clips(
+    table: pa.Table, config: ShardConfig, rows: Sequence[int] | None = None, values: np.ndarray | None = None
+) -> list[LatentClip]:
+    """Read rows of a shard table back, all by default; their moments are views of its memory.
+
+    Args:
+        table: rows of a shard.
+        config: of the set.
+        rows: which.
+        values: bytes of the latent column, if the table lacks it.
+    """
     bucket = Bucket.parse(table.schema.metadata[b"videoldm.bucket"].decode())
     shape = config.latent_shape(bucket)
-    latents = table["latent"].combine_chunks()
-    stored = np.frombuffer(latents.buffers()[1], np.float16).reshape(-1, *shape)[latents.offset :]
-    chosen = range(table.num_rows) if rows is None else rows
+    if values is None:
+        latents = _array(table["latent"])
+        stored = np.frombuffer(latents.buffers()[1], np.float16).reshape(-1, *shape)[latents.offset :]
+    else:
+        stored = values.view(np.float16).reshape(-1, *shape)
+    chosen = list(range(table.num_rows) if rows is None else rows)
+    columns = {name: _values(table[name], chosen) for name in table.column_names if name != "latent"}
     clips = []
-    for number, row in zip(
-        chosen, table.drop_columns("latent").take(pa.array(chosen, pa.int64())).to_pylist(), strict=True
-    ):
+    for number, *labels in zip(chosen, *columns.values(), strict=True):
+        row = dict(zip(columns, labels, strict=True))
         row["boxes"] = tuple(tuple((b[0], b[1], b[2], b[3]) for b in frame) for frame in row["boxes"] or ())
         row["times_s"] = tuple(row["times_s"] or ())
         row["labels"] = dict(row["labels"] or ())
         clips.append(LatentClip(moments=_with_variance(stored[number], config), **row))
     return clips
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    # Combining copies, even a single chunk.
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _values(column: pa.ChunkedArray, rows: Sequence[int]) -> Sequence[Any]:
+    """Some rows of a column as Python values."""
+    array = _array(column)
+    items = array.keys if pa.types.is_map(array.type) else array.values if pa.types.is_list(array.type) else None
+    if array.null_count == len(array) or (items is not None and not len(items)):
+        # Columns that nobody filled are common, and nested ones are slow to look through.
+        return [None] * len(rows)
+    return [array[row].as_py() for row in rows]
 
 
 def _stored_latent(clip: LatentClip, shape: tuple[int, ...]) -> np.ndarray:

@@ -14,11 +14,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
 from pipelines import shard_format
+from pipelines.latent_pages import latent_values
 from pipelines.shard_format import Bucket, LatentClip, ShardConfig
 
 OPEN_FOOTERS = 256
@@ -89,6 +91,7 @@ class ShardSet:
         self._filesystem, self._root = _filesystem(uri)
         self._is_local = "file" in self._filesystem.protocol
         self._footer = lru_cache(maxsize=OPEN_FOOTERS)(self._read_footer)
+        self._mapped = lru_cache(maxsize=OPEN_FOOTERS)(lambda shard: pa.memory_map(self._path(shard)).read_buffer())
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -117,10 +120,10 @@ class ShardSet:
             rows.setdefault((ref.shard, ref.row_group), []).append(ref.row)
         clips: dict[ClipRef, LatentClip] = {}
         for (shard, row_group), own in rows.items():
-            table = self._read_row_group(shard, row_group)
+            table, values = self._read_row_group(shard, row_group)
             if max(own) >= table.num_rows:
                 raise ValueError(f"{self.files[shard].path}: row group {row_group} has no row {max(own)}")
-            for row, clip in zip(own, shard_format.to_clips(table, self.config, own), strict=True):
+            for row, clip in zip(own, shard_format.to_clips(table, self.config, own, values), strict=True):
                 clips[ClipRef(shard, row_group, row)] = clip
         return [clips[ref] for ref in wanted]
 
@@ -135,17 +138,25 @@ class ShardSet:
             return pq.read_metadata(pa.BufferReader(self._filesystem.cat_file(self._path(shard))))
         return pq.read_metadata(pa.PythonFile(window, mode="r"))
 
-    def _read_row_group(self, shard: int, row_group: int) -> pa.Table:
+    def _read_row_group(self, shard: int, row_group: int) -> tuple[pa.Table, np.ndarray | None]:
+        """Read a row group: labels, and bytes of the latents; all in one table if the pages are not of our form."""
         try:
             footer = self._footer(shard)
+            column = footer.row_group(row_group).column(footer.schema.names.index("latent"))
+            start, size = column.data_page_offset, column.total_compressed_size
             if self._is_local:
-                source: pa.NativeFile = pa.memory_map(self._path(shard))
+                content = self._mapped(shard)
+                source: pa.NativeFile = pa.BufferReader(content)
+                chunk = memoryview(content).cast("B")[start : start + size]
             else:
-                start, end = _byte_range(footer, row_group)
-                window = _Window(self._filesystem.cat_file(self._path(shard), start=start, end=end), start)
+                first, end = _byte_range(footer, row_group)
+                window = _Window(self._filesystem.cat_file(self._path(shard), start=first, end=end), first)
                 source = pa.PythonFile(window, mode="r")
+                chunk = memoryview(window.content)[start - first : start - first + size]
+            values = latent_values(chunk) if column.compression == "UNCOMPRESSED" else None
             with pq.ParquetFile(source, metadata=footer, page_checksum_verification=True) as file:
-                return file.read_row_group(row_group, use_threads=False)
+                names = [name for name in file.schema_arrow.names if values is None or name != "latent"]
+                return file.read_row_group(row_group, columns=names, use_threads=False), values
         except (OSError, pa.ArrowException) as err:
             raise ValueError(
                 f"{self.uri}: shard {self.files[shard].path} is missing or damaged ({err}); "

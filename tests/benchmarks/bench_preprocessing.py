@@ -1,12 +1,18 @@
-"""Gates of preprocessing, one row each: id, figure, floor, target, word, what.
+"""Gates of preprocessing, one row each: id, figure, floor, target, word, what it is, the command that made it.
 
-`python tests/benchmarks/bench_preprocessing.py [--gates P2,P9] [--quick]`; CPU time, interleaved with what it is
-compared to, median of 5. `--quick` makes fewer kills, inputs and flips.
+`python tests/benchmarks/bench_preprocessing.py [--gates P2,P9] [--scale 0.1] [--peers]`, or `make bench-preprocessing`.
+CPU time, interleaved with what it is compared to, median of 5. `--scale` makes fewer frames, kills, inputs and flips;
+every row says how many there were. `--peers` adds rows for other ways to do the same work.
 """
 
 import argparse
+import contextlib
+import io
+import logging
+import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,130 +22,167 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from tests.benchmarks import cut_films, preprocessing_gates, preprocessing_store, preprocessing_throughput
+from tests.benchmarks import (
+    cut_films,
+    preprocessing_faults,
+    preprocessing_gates,
+    preprocessing_kills,
+    preprocessing_peers,
+    preprocessing_store,
+    preprocessing_throughput,
+)
 from tests.preprocessing.conftest import VAE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """A figure with its limits; larger is better unless `at_most`."""
+    """A figure with its limits; larger is better unless `at_most`. Peers have a figure alone."""
 
     id: str
     figure: float
-    floor: float
-    target: float
     what: str
+    floor: float = float("nan")
+    target: float = float("nan")
     at_most: bool = False
 
     @property
     def word(self) -> str:
-        """target, floor or missed."""
+        """target, floor, missed, or peer."""
+        if self.floor != self.floor:
+            return "peer"
         sign = -1 if self.at_most else 1
         if sign * self.figure >= sign * self.target:
             return "target"
         return "floor" if sign * self.figure >= sign * self.floor else "missed"
 
 
-def measure(folder: Path, vae: Path, quick: bool) -> dict[str, Callable[[], Iterator[Gate]]]:
+def at_most(gate: str, figure: float, floor: float, target: float, what: str) -> Gate:
+    """A gate whose figure should be small."""
+    return Gate(id=gate, figure=figure, floor=floor, target=target, what=what, at_most=True)
+
+
+def at_least(gate: str, figure: float, floor: float, target: float, what: str) -> Gate:
+    """A gate whose figure should be large."""
+    return Gate(id=gate, figure=figure, floor=floor, target=target, what=what)
+
+
+def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Callable[[], Iterator[Gate]]]:
     """The gates by id, to be measured when called."""
-    kills, inputs, flips = (10, 200, 150) if quick else (100, 1000, 1000)
     gates = preprocessing_gates
 
+    def many(full: int, least: int) -> int:
+        return max(int(full * scale), least)
+
+    def beside(gate: str, figures: dict[str, float]) -> Iterator[Gate]:
+        for name, figure in figures.items():
+            yield Gate(id=gate, figure=figure, what=f"peer: {name}")
+
     def p1() -> Iterator[Gate]:
-        figure = preprocessing_throughput.efficiency(folder, frames=1_000 if quick else 10_000)
-        yield Gate(id="P1", figure=figure, floor=0.90, target=0.95, what="encode-bound frames per CPU-s / bare encoder")
+        frames = many(10_000, 400)
+        figure = preprocessing_throughput.efficiency(folder, frames)
+        yield at_least("P1", figure, 0.90, 0.95, f"encode-bound frames per CPU-s / bare encoder, {frames} frames")
+        if peers:
+            yield from beside("P1", preprocessing_peers.efficiency(folder, min(frames, 400)))
 
     def p2() -> Iterator[Gate]:
-        yield Gate(
-            id="P2", figure=gates.decode_bound(folder), floor=2.5, target=4, what="30 -> 2 fps against read all, stride"
-        )
+        yield at_least("P2", gates.decode_bound(folder), 2.5, 4, "30 -> 2 fps, CPU of read-all-then-stride / ours")
+        if peers:
+            yield from beside("P2", preprocessing_peers.decode_bound(folder))
 
     def p3() -> Iterator[Gate]:
-        figure = gates.decode_passes(folder)
-        yield Gate(id="P3", figure=figure, floor=1, target=1, what="decode passes, 4 rates, 2 sizes", at_most=True)
+        yield at_most("P3", gates.decode_passes(folder), 1, 1, "decode passes per source, 4 rates, 2 sizes")
 
     def p4() -> Iterator[Gate]:
-        figure = gates.peak_memory(folder, vae)
-        yield Gate(id="P4", figure=figure, floor=1.10, target=1.05, what="peak memory, 100x corpus", at_most=True)
+        yield at_most("P4", gates.peak_memory(folder, vae), 1.10, 1.05, "peak memory, 200 sources / 2 sources")
 
     def p5() -> Iterator[Gate]:
-        different, twice = gates.random_kills(folder, vae, kills)
-        yield Gate(
-            id="P5", figure=different, floor=0, target=0, what=f"{kills} SIGKILLs: runs that differ", at_most=True
-        )
-        yield Gate(id="P6", figure=twice, floor=1, target=1, what="shards done again by one worker", at_most=True)
+        kills, runs = many(90, 8), many(10, 1)
+        result = preprocessing_kills.kills(folder, vae, kills, runs)
+        what = f"runs that end otherwise after SIGKILL: {kills} forks, {result.ray_runs} on Ray ({result.where})"
+        yield at_most("P5", result.different, 0, 0, what)
+        yield at_most("P6", result.twice, 1, 1, "shards done again by one worker")
 
     def p7() -> Iterator[Gate]:
-        good, broken = gates.broken_inputs(folder, inputs)
-        yield Gate(id="P7", figure=good, floor=1, target=1, what=f"good of {inputs} inputs kept")
-        yield Gate(id="P7", figure=broken, floor=0.97, target=0.99, what="broken ones named rightly")
+        inputs = many(1000, 100)
+        good, broken, ways = preprocessing_faults.broken_inputs(folder, inputs)
+        yield at_least("P7", good, 1, 1, f"good ones kept of {inputs} inputs, a fifth broken in {ways} ways")
+        yield at_least("P7", broken, 0.97, 0.99, "broken ones quarantined with the right reason")
+        if peers:
+            yield from beside("P7", preprocessing_peers.broken_inputs(folder))
+
+    def p8() -> Iterator[Gate]:
+        workers = (1, 2, 4) if scale >= 1 else (1, 2)
+        figure = preprocessing_kills.digests(folder, vae, workers)
+        yield at_most(
+            "P8", figure, 1, 1, f"different digests: {workers} workers on Ray, in one process, shuffled listing"
+        )
 
     def p9() -> Iterator[Gate]:
-        found = gates.flips_found(folder, vae, flips)
-        yield Gate(id="P9", figure=found, floor=flips, target=flips, what="flipped bits found")
+        faults = many(1000, 100)
+        found, cost = preprocessing_faults.faults_found(folder, vae, faults)
+        yield at_least("P9", found, faults, faults, f"of {faults} flipped bits and file faults found")
+        yield at_most("P9", cost, float("inf"), 1.1, "CPU of repair / the damaged groups' share of the run")
 
     def p10() -> Iterator[Gate]:
-        figure, slow = preprocessing_store.gets_and_slow_down(folder, vae)
-        yield Gate(id="P10", figure=figure, floor=1, target=1, what="GETs for one clip from S3", at_most=True)
-        yield Gate(id="P12", figure=slow, floor=1.5, target=1.3, what="slow-down, 10 % of requests fail", at_most=True)
+        gets, mib = preprocessing_store.gets(folder, vae)
+        yield at_most("P10", gets, 1, 1, "GETs of data for one clip by id from S3")
+        yield at_most("P10", mib, float("inf"), 8, "MiB of that GET, row groups at full size")
 
     def p11() -> Iterator[Gate]:
-        tar, tensor = gates.read_cost(folder)
-        yield Gate(
-            id="P11", figure=tar, floor=1 / 3, target=1 / 4, what="read CPU / bare tarfile of .npy", at_most=True
-        )
-        yield Gate(
-            id="P11", figure=tensor, floor=1 / 3, target=1 / 4, what="read CPU / Arrow tensor column", at_most=True
-        )
+        reader, tar, tensor = gates.read_cost(folder)
+        yield at_most("P11", tar, 1 / 3, 1 / 4, f"read CPU / {reader}")
+        yield at_most("P11", tensor, 1 / 3, 1 / 4, "read CPU / fixed-shape-tensor Parquet")
+
+    def p12() -> Iterator[Gate]:
+        slow, lost = preprocessing_store.slow_down(folder, vae)
+        yield at_most("P12", slow, 1.5, 1.3, "slow-down, 10 % of requests answered 503, reset or timed out")
+        yield at_most("P12", lost, 0, 0, "clips lost to that")
 
     def p13() -> Iterator[Gate]:
-        score = cut_films.score(12, seed=41)
+        films = many(12, 4)
+        score = cut_films.score(films, seed=41)
         found, present = score.fades
-        yield Gate(id="P13", figure=score.f1, floor=0.95, target=0.97, what="F1 of hard cuts at one frame")
-        yield Gate(
-            id="P13",
-            figure=found / present,
-            floor=0.75,
-            target=0.85,
-            what=f"fades of {present} found; dissolves {score.dissolves}, invented {score.invented_gradual}",
-        )
+        hard = score.right + score.missed
+        yield at_least("P13", score.f1, 0.95, 0.97, f"F1 of hard cuts at one frame, {hard} cuts in {films} films")
+        rest = f"dissolves {score.dissolves[0]} of {score.dissolves[1]}, invented {score.invented_gradual}"
+        yield at_least("P13", found / present, 0.75, 0.85, f"share of {present} fades found; {rest}")
 
     def p14() -> Iterator[Gate]:
-        figure = gates.worst_time_error(folder)
-        yield Gate(id="P14", figure=figure, floor=0.5, target=0.5, what="worst time error, source frames", at_most=True)
+        yield at_most("P14", gates.worst_time_error(folder), 0.5, 0.5, "worst time error, source frames")
 
     return {
-        "P1": p1,
-        "P2": p2,
-        "P3": p3,
-        "P4": p4,
-        "P5": p5,
-        "P7": p7,
-        "P9": p9,
-        "P10": p10,
-        "P11": p11,
-        "P13": p13,
-        "P14": p14,
-    }
+        "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P7": p7, "P8": p8, "P9": p9, "P10": p10, "P11": p11,
+        "P12": p12, "P13": p13, "P14": p14,
+    }  # fmt: skip
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gates", default="")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--peers", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for noisy in ("werkzeug", "diffusers", "ray"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="vldm") as name:
         vae = Path(name) / "vae"
         torch.manual_seed(3)
         AutoencoderKL(**VAE).save_pretrained(vae)
-        for gate_id, call in measure(Path(name), vae, arguments.quick).items():
+        for gate_id, call in measure(Path(name), vae, arguments.scale, arguments.peers).items():
             if arguments.gates and gate_id not in arguments.gates.split(","):
                 continue
-            for gate in call():
+            command = f"bench_preprocessing.py --gates {gate_id} --scale {arguments.scale:g}"
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                rows = list(call())
+            for gate in rows:
                 limits = f"{gate.floor:8.3g} {gate.target:8.3g}"
-                print(f"{gate.id:4} {gate.figure:10.4g} {limits}  {gate.word:7} {gate.what}", flush=True)
+                print(f"{gate.id:4} {gate.figure:10.4g} {limits}  {gate.word:7} {gate.what}  [{command}]", flush=True)
+        sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from preprocessing import dataset
 from preprocessing.arguments import Job
 from preprocessing.config import ClipForm, PreprocessConfig, Resources
 from preprocessing.encoder import find_autoencoder, load_encoder
-from preprocessing.run import _shard_config, make_or_read_plan
+from preprocessing.identity import shard_config
+from preprocessing.run import make_or_read_plan
 from preprocessing.sources import find_sources
 from preprocessing.synthetic.corpus import CorpusSettings, synthesize
 
-SIZE = (128, 256)
+SIZE = (64, 128)
 
 
 def efficiency(folder: Path, frames: int) -> float:
@@ -39,24 +40,24 @@ def efficiency(folder: Path, frames: int) -> float:
     )
     job = Job(corpus=str(corpus), shards=str(folder / "throughput-shards"), checkpoint=str(vae_folder), config=config)
     vae, sources = find_autoencoder(job.checkpoint), find_sources(job.corpus)
-    bare = [_bare_cpu_s(vae_folder)]
+    bare = [bare_cpu_s(vae_folder)]
     with connect():
         summary = make_or_read_plan(job, sources, vae, dataset)
-        config_of_shards: ShardConfig = _shard_config(job, vae, summary)
+        config_of_shards: ShardConfig = shard_config(job, vae, summary)
         rows = dataset.encode_groups(
-            job.shards, range(summary.groups), config_of_shards, vae.folder, "float32", Resources(encoders=1)
+            job.shards, range(summary.groups), config_of_shards, vae.folder, config, Resources(encoders=1)
         )
         first = next(rows)
-        done, start = 0, _tree_cpu_s()
+        done, start = 0, tree_cpu_s()
         for row in rows:
             done += row["clips"]
-        spent = _tree_cpu_s() - start
-    bare.append(_bare_cpu_s(vae_folder))
+        spent = tree_cpu_s() - start
+    bare.append(bare_cpu_s(vae_folder))
     assert first["clips"] + done == summary.clips
     return min(bare) * done * 8 / spent
 
 
-def _bare_cpu_s(vae_folder: Path) -> float:
+def bare_cpu_s(vae_folder: Path) -> float:
     """CPU seconds per frame of the encoder alone, median over clips."""
     encode = load_encoder(vae_folder, "float32", "cpu")
     frames = np.random.default_rng(0).integers(0, 255, (8, *SIZE, 3), np.uint8)
@@ -69,7 +70,7 @@ def _bare_cpu_s(vae_folder: Path) -> float:
     return float(np.median(spent)) / 8
 
 
-def _tree_cpu_s() -> float:
+def tree_cpu_s() -> float:
     """CPU seconds of this process and all it has started."""
     total = 0.0
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:

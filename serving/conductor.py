@@ -10,7 +10,7 @@ from serving.webhooks import Courier
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 1.0
 _CLEAN_EVERY_S = 60.0
 
 

@@ -27,7 +27,8 @@ from serving.traces import of_job
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-_IDLE_S = 1.0
+# The bell wakes a worker at once; this is for a ring that got lost.
+_IDLE_S = 2.0
 _DATABASE_PATIENCE_S = 120.0
 _KEPT_RUNS = 8
 

@@ -41,7 +41,7 @@ def faults(service: ToyService, rows: Rows, scale: float) -> None:
     number = max(10, int(300 * scale))
     before = len(service.steps())
     stop, kills = threading.Event(), []
-    killer = threading.Thread(target=kill_every, args=(service, 10.0, stop, kills), daemon=True)
+    killer = threading.Thread(target=kill_every, args=(service, service.kill_every_s, stop, kills), daemon=True)
     killer.start()
     ids = [service.submit(**kinds[i % len(kinds)]) for i in range(number)]
     videos = [service.wait(job) for job in ids]
@@ -265,15 +265,18 @@ def main() -> int:
     parser.add_argument("--gates", default="S3,S4,S7,S10,S12,S5")
     parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--without-ray", action="store_true", help="the same processes, started by a supervisor")
+    parser.add_argument("--kill-every-s", type=float, default=10.0, help="time between two SIGKILLs of S3")
     parser.add_argument("--work", type=int, default=1000, help="side of the matrix product of a step")
     arguments = parser.parse_args()
     names = arguments.gates.split(",")
     how = " --without-ray" if arguments.without_ray else ""
     work = f" --work {arguments.work}" if arguments.work != 1000 else ""
+    how += f" --kill-every-s {arguments.kill_every_s:g}" if arguments.kill_every_s != 10.0 else ""
     rows = Rows(command=f"bench_serving.py --gates {arguments.gates} --scale {arguments.scale:g}{work}{how}")
     shared = {"with_ray": not arguments.without_ray, "work": arguments.work}
     if others := [name for name in names if name in GATES]:
         with toy_service(**shared) as service:
+            service.kill_every_s = arguments.kill_every_s
             for name in others:
                 GATES[name](service, rows, arguments.scale)
     if "S5" in names:

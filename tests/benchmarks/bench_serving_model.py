@@ -73,8 +73,9 @@ def cost(rows: Rows, folder: Path, jobs: int) -> None:
             make(stages, models, request(round_))
             middle = time.process_time()
             job = client.post("/v1/videos", json={**wanted, "seed": round_}).json()["id"]
-            while client.get(f"/v1/videos/{job}").json()["status"] != "completed":
-                pause.wait(0.5)
+            while (answer := client.get(f"/v1/videos/{job}")).json()["status"] != "completed":
+                # As the stock clients do.
+                pause.wait(int(answer.headers["openai-poll-after-ms"]) / 1000)
             ended = time.process_time()
             if round_:  # the first round warms up
                 bare_s, served_s = bare_s + middle - began, served_s + ended - middle

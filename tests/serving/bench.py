@@ -68,7 +68,7 @@ class ToyService:
         self, folder: Path, *, work: int, max_unfinished: int = 2000, lease_s: float = 2.0, replicas: int = 2
     ) -> None:
         port = free_port()
-        self.is_plain = False
+        self.is_plain, self.kill_every_s = False, 10.0
         self.num_replicas = replicas
         self.trace = folder / "trace"
         self.trace.touch()

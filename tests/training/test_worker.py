@@ -167,6 +167,14 @@ def test_shards_with_too_short_clips_are_refused(system: System, make_config: Ma
         go(system.job(replace(config, data=replace(config.data, num_frames=7))))
 
 
+def test_clips_of_a_further_size_are_trained_on(system: System, make_config: MakeConfig) -> None:
+    config = make_config("image", steps=2)
+    other = replace(config.data, height=24, width=16)
+    with pytest.raises(ValueError, match="of 24x16; they hold 6x16x24@4"):
+        go(system.job(replace(config, data=other)))
+    assert go(system.job(replace(config, data=replace(other, further_sizes=((16, 24),))))).is_done
+
+
 def test_bad_sample_is_named_and_the_run_goes_on(system: System, make_config: MakeConfig) -> None:
     config = make_config("image", steps=8)
     config = replace(config, watch=replace(config.watch, max_magnitude=4.0))

@@ -63,7 +63,7 @@ bench-serving: setup  ## run the gates of serving; SCALE=1 is their full size
 corpus-reproduce: setup
 	$(BIN)/python -m preprocessing synthesize .cache/reproduce/keyframes --clips $(CLIPS) --seed 1000 --preset smooth --fps 15/8 --seconds 8
 	$(BIN)/python -m preprocessing synthesize .cache/reproduce/fine --clips $(CLIPS) --seed 1001 --preset smooth --seconds 0.6
-	$(BIN)/python -m preprocessing synthesize .cache/reproduce/large --clips $(CLIPS) --seed 1002 --height 512 --width 1024 --fps 30 --seconds 0.4
+	$(BIN)/python -m preprocessing synthesize .cache/reproduce/large --clips $(CLIPS) --seed 1002 --height 512 --width 1024 --fps 15/2 --seconds 1.34
 
 reproduce: weights corpus-reproduce  ## measure CHECKPOINT as the paper does; FORM=full CLIPS=512 takes a day
 	$(BIN)/python -m training reproduce --checkpoint $(CHECKPOINT) --form $(FORM) $(ARGUMENTS)

@@ -21,9 +21,9 @@ from training.evaluation.figures import Evaluation, show
 from training.evaluation.gates import gate_rows, show_rows
 from training.evaluation.reader import PRETRAINED, read_record
 from training.evaluation.suite import PARTS
-from training.reproduce_ablations import train_ablations, trained_ablations
+from training.reproduce_ablations import OTHER_IMAGE_MODEL, train_ablations, train_other_image_model, trained
 
-OTHER_IMAGE_MODEL = "another image model"
+MARKER = "<!-- printed by `python -m training reproduce`; everything below is replaced -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,15 @@ class Arguments:
         checkpoint: checkpoint folder, local or s3://.
         corpus: folder with the corpora keyframes/ and fine/ (and large/, for the upsampler) that training has not seen;
             `make reproduce` draws them.
-        real: folder of real videos, for the temporal layers over another image model.
-        backbone: diffusers folder of that image model, fine-tuned on other real videos.
+        real: folder of real videos, to compare the temporal layers over another image model with.
         shards: latent shards for the trainings of the ablations; without them ablations are left out.
-        train_minutes: training time of each ablation.
+        real_shards: latent shards of real videos, for the training of another image model; without them it is left out.
+        train_minutes: time of each training.
         form: short, or full with ten times the clips.
         clips, variants, rollouts: numbers that differ from the form's.
         steps: denoising steps; default the checkpoint's.
         out: folder for everything.
+        document: file whose text after the marker is replaced by what was found, such as docs/results.md.
         weights: folder with the networks of measurement (`make weights`).
         reader: the scene reader; default the one that ships.
         workers: processes that sample and measure; 0 does it here.
@@ -75,8 +76,8 @@ class Arguments:
     checkpoint: str
     corpus: Path = Path(".cache/reproduce")
     real: Path = Path("tests/data/driving")
-    backbone: str | None = None
     shards: str | None = None
+    real_shards: str | None = None
     train_minutes: float = 3.0
     form: Literal["short", "full"] = "short"
     clips: int | None = None
@@ -84,6 +85,7 @@ class Arguments:
     rollouts: int | None = None
     steps: int | None = None
     out: Path = Path("out/reproduce")
+    document: Path | None = None
     weights: Path = Path(".cache/weights")
     reader: Path | None = None
     workers: int = 2
@@ -100,11 +102,15 @@ class Arguments:
 def main(arguments: Sequence[str]) -> ExitCode:
     """Parse a command line, train what is missing, measure, print."""
     parsed = tyro.cli(Arguments, args=list(arguments), prog="python -m training reproduce")
-    ablations = parsed.out / "ablations"
+    if parsed.document is not None and MARKER not in parsed.document.read_text():
+        raise ValueError(f"{str(parsed.document)!r} lacks the line {MARKER!r}; add it where the results shall stand")
+    folders = parsed.out / "trained"
     if parsed.shards is not None:
-        train_ablations(ablations, parsed.checkpoint, parsed.shards, parsed.train_minutes)
+        train_ablations(folders, parsed.checkpoint, parsed.shards, parsed.train_minutes)
+    if parsed.real_shards is not None:
+        train_other_image_model(folders, parsed.checkpoint, parsed.real_shards, parsed.train_minutes)
     measured: dict[str, Evaluation] = {}
-    for name, study in studies(parsed, trained_ablations(ablations)).items():
+    for name, study in studies(parsed, trained(folders)).items():
         print(f"study {name!r}", file=sys.stderr, flush=True)
         evaluation, gathered, scope = measure(study, runner(study.workers))
         measured[name] = evaluation
@@ -112,12 +118,15 @@ def main(arguments: Sequence[str]) -> ExitCode:
             report(study.out, evaluation, gathered, scope)
     text = summary(parsed, measured)
     (parsed.out / "results.md").write_text(text)
+    if parsed.document is not None:
+        head, marker, _ = parsed.document.read_text().partition(MARKER)
+        parsed.document.write_text(f"{head}{marker}\n\n{text}")
     print(text)
     print(f"written to {parsed.out}: results.md, main/evaluation.json, main/index.html")
     return ExitCode.DONE
 
 
-def studies(arguments: Arguments, ablations: dict[str, Path]) -> dict[str, EvaluateArguments]:
+def studies(arguments: Arguments, others: dict[str, Path]) -> dict[str, EvaluateArguments]:
     """Every evaluation, by name; those that cannot be made with what is there are left out."""
     amounts, corpus, out = arguments.amounts, arguments.corpus, arguments.out
     fine, large = corpus / "fine", corpus / "large"
@@ -149,15 +158,15 @@ def studies(arguments: Arguments, ablations: dict[str, Path]) -> dict[str, Evalu
     found[tables.CONDITIONAL] = replace(variant, guidance_scale=1.0)
     if "prediction" in Networks(arguments.checkpoint).stage_names():
         found[tables.IMAGE_FIRST] = replace(variant, from_image=True)
-    found |= {name: replace(variant, checkpoint=str(folder)) for name, folder in ablations.items()}
-    if arguments.backbone is not None:
+    found |= {name: replace(variant, checkpoint=str(folder)) for name, folder in others.items()}
+    if OTHER_IMAGE_MODEL in others:
         found[OTHER_IMAGE_MODEL] = replace(
             base,
+            checkpoint=str(others[OTHER_IMAGE_MODEL]),
             parts=("clips", "per-frame"),
             corpus=arguments.real,
             fine_corpus=None,
             large_corpus=None,
-            backbone=arguments.backbone,
             # Short clips: there are few real ones, and nine frames are what I3D needs.
             frames=9,
             unlabelled=True,

@@ -13,6 +13,7 @@ from infra.cli import ExitCode
 from infra.storage import sha256_of
 from pipelines.configs import to_json
 from pipelines.digests import network_digest
+from pipelines.metrics import clip
 from pipelines.metrics.extractors import EXTRACTORS, available
 from pipelines.networks import Networks
 from pipelines.shards import open_shards
@@ -58,6 +59,7 @@ class Arguments:
         backbone: diffusers folder with another image model for the same temporal layers.
         weights: folder with the networks of measurement (`make weights`).
         reader: the scene reader (`python -m training reader`); default the one that ships.
+        clip: folder of a CLIP model with its tokenizer, for CLIPSIM; the corpus gives the captions.
         resamples: of every bootstrap interval.
         seed: of the generated clips.
         workers: processes that sample and measure; 0 does it here, without Ray.
@@ -86,6 +88,7 @@ class Arguments:
     backbone: str | None = None
     weights: Path = WEIGHTS
     reader: Path | None = None
+    clip: Path | None = None
     resamples: int = 100
     seed: int = 0
     workers: int = 2
@@ -144,12 +147,17 @@ def measure(arguments: Arguments, run: Run) -> tuple[Evaluation, Gathered, Scope
         _check_shards(networks, arguments.shards)
     loaded, missing = available(NETWORKS, arguments.weights)
     digests = {name: extractor.digest for name, extractor in loaded.items()}
+    resizes = {}
+    if arguments.clip is not None:
+        similarity = clip.ClipSimilarity(arguments.clip)
+        digests[clip.NAME], resizes[clip.NAME] = similarity.digest, similarity.resize_rule
     scope = plan(arguments, networks)
     gathered = Gathered(
         chain.from_iterable(results for _, results in _carry_out(arguments, networks, scope, digests, run)),
         fps=scope.fps,
         rates=scope.rates,
         digests=digests,
+        resizes=resizes,
         resamples=arguments.resamples,
     )
     skipped = [*scope.skipped, *(Skipped(name=name, why=why) for name, why in missing.items())]
@@ -186,6 +194,7 @@ def plan(arguments: Arguments, networks: Networks) -> Scope:
         backbone=arguments.backbone,
         weights=arguments.weights,
         reader=arguments.reader or PRETRAINED,
+        clip=arguments.clip,
         size=size,
         making=Making(
             num_frames=frames,
@@ -250,6 +259,9 @@ def _skipped(scope: Scope, loaded: Iterable[str]) -> list[Skipped]:
     if spec.name in loaded and frames < spec.min_frames:
         why = f"clips have {frames} frames and I3D needs {spec.min_frames}; give --frames 16 and longer videos"
         found.append(Skipped(name="FVD of generated clips", why=why))
+    if scope.settings.clip is None:
+        why = "needs a CLIP model, which no package ships; give its folder by --clip"
+        found.append(Skipped(name=clip.NAME, why=why))
     if not scope.settings.reader.is_file():
         why = "no scene reader; train one: python -m training reader --corpus CORPUS"
         found.append(Skipped(name="label accuracy and box agreement", why=why))

@@ -179,6 +179,6 @@ def _notes(gate: Gate, figures: Sequence[Figure], studies: Mapping[str, Evaluati
         return tuple(sizes)
     study = gate.bars[0].study
     if study not in studies:
-        return (*sizes, f"not measured: there is no study {study!r}")
+        return (*sizes, f"not measured: nothing was trained for {study!r}; give --real-shards")
     skipped = [f"{skip.name}: {skip.why}" for skip in studies[study].skipped]
     return (*sizes, f"not measured ({'; '.join(skipped) or 'no such clips were made'})")

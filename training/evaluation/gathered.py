@@ -30,7 +30,8 @@ class Gathered:
         results: of all jobs, in any order.
         fps: of the clips.
         rates: fps of the sets that have another.
-        digests: sha256 of each feature network's weights, by its name.
+        digests: sha256 of each network's weights, by its name.
+        resizes: rules by which frames come to networks that EXTRACTORS does not name.
         resamples: of every interval.
     """
 
@@ -41,9 +42,11 @@ class Gathered:
         fps: float,
         rates: Mapping[str, float],
         digests: Mapping[str, str],
+        resizes: Mapping[str, str] | None = None,
         resamples: int = RESAMPLES,
     ) -> None:
-        self.fps, self.rates, self.digests, self.resamples = fps, rates, digests, resamples
+        self.fps, self.rates, self.digests, self.resizes = fps, rates, digests, resizes or {}
+        self.resamples = resamples
         self.sets: dict[str, list[Result]] = {}
         for result in results:
             self.sets.setdefault(result.of, []).append(result)
@@ -104,6 +107,7 @@ class Gathered:
                 num_resamples=5 * self.resamples,
             )
         spec = next((spec for spec in EXTRACTORS.values() if name in spec.figures), None)
+        network = spec.name if spec is not None else name if name in self.resizes else ""
         return Figure(
             name=name,
             of=of,
@@ -114,9 +118,9 @@ class Gathered:
             samples=len(values),
             frames=self.num_frames(of),
             fps=self.rate(of),
-            network="" if spec is None else spec.name,
-            resize="" if spec is None else spec.resize_rule,
-            digest="" if spec is None else self.digests.get(spec.name, ""),
+            network=network,
+            resize=self.resizes.get(network, "") if spec is None else spec.resize_rule,
+            digest=self.digests.get(network, ""),
             better="higher" if better == "higher" else "lower",
             note=note,
         )
@@ -168,7 +172,7 @@ class Gathered:
         real = None
         if floor is not None and self.has(extractor.name, floor):
             real = distance(_take(self.clips(extractor.name, floor)[:size]), _take(other[:size]))
-        rows, features = size * len(one[0]), one[0].shape[1]
+        rows, features = len(one) * len(one[0]), one[0].shape[1]
         few = title != "KD-EffLite0" and rows <= features
         return Figure(
             name=title,
@@ -187,12 +191,13 @@ class Gathered:
         )
 
     def _interval(self, measure: Callable[[Tensor], float], sets: Sequence[list[Tensor]], name: str) -> Interval:
-        size = min(len(clips) for clips in sets)
-        if size < 2:
+        # A set of fewer clips takes what falls to it: the first rows, each as likely as any other.
+        size = max(len(clips) for clips in sets)
+        if min(len(clips) for clips in sets) < 2:
             return Interval(measure(torch.arange(size)), float("nan"), float("nan"))
         return bootstrap_interval(size, measure, generator(name), num_resamples=self.resamples, centred=True)
 
 
 def _take(clips: list[Tensor], rows: Tensor | None = None) -> Tensor:
-    """Features of some clips, all their rows one after the other."""
-    return torch.cat(clips if rows is None else [clips[int(row)] for row in rows])
+    """Features of some clips, or of all, their rows one after the other."""
+    return torch.cat(clips if rows is None else [clips[int(row) % len(clips)] for row in rows[: len(clips)]])

@@ -51,7 +51,7 @@ class KeptResults:
 
     def __init__(self, folder: str, manifest: Manifest, settings: Settings, networks: dict[str, str]) -> None:
         self.folder, self.manifest = folder, manifest
-        same = replace(settings, checkpoint="", weights=Path(), reader=Path(), device="", threads=0)
+        same = replace(settings, checkpoint="", weights=Path(), reader=Path(), clip=None, device="", threads=0)
         backbone = None if settings.backbone is None else _folder_digest(Path(settings.backbone))
         self._shared = {**to_json(same), "backbone": backbone, "networks": networks, "version": VERSION}
         self._videos: dict[str, str] = {}

@@ -48,7 +48,7 @@ class Making:
     num_steps: int | None = None
     guidance_scale: float | None = None
 
-    def request(self, networks: Networks, scene: Scene, *, minutes: float | None = None) -> Request:
+    def request(self, networks: Networks, window: Window, *, minutes: float | None = None) -> Request:
         """What the product is asked for."""
         held = networks.stage_names()
         steps: list[Step] = [step for step in ("keyframes", "prediction") if step in held]
@@ -56,8 +56,10 @@ class Making:
             steps.insert(0, "image")
         if self.interpolates and minutes is None:
             steps.append("interpolation")
+        kind = networks.condition_kind if self.is_conditional else "nothing"
+        scene = window.scene if kind == "scene" else Scene()
         return Request(
-            wish=Wish(scene=scene if self.is_conditional and networks.condition_kind == "scene" else Scene()),
+            wish=Wish(scene=scene, prompt=window.caption if kind == "text" else ""),
             steps=tuple(steps),
             num_frames=self.num_frames if minutes is None else None,
             minutes=minutes,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipelines.metrics import clip
 from pipelines.metrics.extractors import LoadedExtractor, available
 from pipelines.metrics.frames import flicker, motion_error, psnr, split_ends, ssim
 from pipelines.metrics.inception import InceptionV3
@@ -28,7 +29,7 @@ PAIR_NETWORKS = ("stlpips-alex", "stlpips-vgg")
 PROBABILITIES = "class probabilities"
 NETWORKS = (*CLIP_NETWORKS, *FRAME_NETWORKS, *PAIR_NETWORKS)
 FRAMES_SEEN = 8
-"""Frames of a clip that networks of single frames see, evenly spread: neighbours are alike."""
+"""Frames of a clip that networks of single frames see, evenly spread: neighbours are alike. Of roll-outs, all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Settings:
         backbone: another image model for it.
         weights: folder with feature networks.
         reader: weights of the scene reader.
+        clip: folder of a CLIP model; None measures no CLIPSIM.
         size: height and width of the clips.
         making: how clips are generated.
         upsampler_steps: denoising steps of the upsampler; default its own.
@@ -76,6 +78,7 @@ class Settings:
     backbone: str | None = None
     weights: Path
     reader: Path
+    clip: Path | None = None
     size: tuple[int, int]
     making: Making
     upsampler_steps: int | None = None
@@ -127,6 +130,11 @@ class Measurer:
         """The scene reader, if it has been trained."""
         return load_reader(self.settings.reader) if self.settings.reader.is_file() else None
 
+    @cached_property
+    def similarity(self) -> clip.ClipSimilarity | None:
+        """The CLIP model, if there is one."""
+        return clip.ClipSimilarity(self.settings.clip) if self.settings.clip else None
+
     def run(self, job: Job) -> Iterator[Result]:
         """Make the clip of a job and measure it; a roll-out gives two results, one for each end."""
         settings, window = self.settings, job.window
@@ -142,7 +150,7 @@ class Measurer:
         numbers: dict[str, Tensor] = {}
         if job.kind == "clip":
             make = makers.generate if job.way == "video" else makers.generate_per_frame
-            frames = make(self.networks, settings.making.request(self.networks, window.scene), seed)
+            frames = make(self.networks, settings.making.request(self.networks, window), seed)
         else:
             height, width = settings.size
             frames = _middle(makers.read_window(window, (height * job.scale, width * job.scale)), settings.size)
@@ -159,7 +167,7 @@ class Measurer:
         return makers.upsample(self.networks, frames, job.way, seed, self.settings.upsampler_steps)
 
     def _rollout(self, job: Job, seed: int) -> Iterator[Result]:
-        request = self.settings.making.request(self.networks, job.window.scene, minutes=self.settings.minutes)
+        request = self.settings.making.request(self.networks, job.window, minutes=self.settings.minutes)
         frames = makers.generate(self.networks, request, seed)
         for name, part in zip(("first", "last"), split_ends(frames.shape[1]), strict=True):
             # Only frames are compared: the ends of a roll-out are too short for clips of their own.
@@ -170,6 +178,8 @@ class Measurer:
         found["frames"] = torch.tensor(frames.shape[1])
         if frames.shape[1] >= 3:
             found["flicker"] = flicker(frames)
+        if self.similarity is not None and job.window.caption:
+            found[clip.NAME] = self.similarity.similarity(frames.cpu(), [job.window.caption]).double().mean(dim=1)
         if self.reader is not None:
             night, count, boxes = self.reader.read(frames[0])
             found |= {"night": night.mean()[None], "count": count.mean()[None], "boxes": boxes[0]}
@@ -181,7 +191,8 @@ class Measurer:
         for name in wanted:
             extractor = self.extractors.get(name)
             if extractor is not None and frames.shape[1] >= extractor.spec.min_frames:
-                seen = frames if extractor.spec.sees == "clips" else frames[:, :: -(-frames.shape[1] // FRAMES_SEEN)]
+                every = -(-frames.shape[1] // FRAMES_SEEN) if sees_clips and extractor.spec.sees == "frames" else 1
+                seen = frames[:, ::every]
                 features = extractor.features(seen.to(self.settings.device))
                 found[name] = features.cpu()
                 if isinstance(extractor.network, InceptionV3):

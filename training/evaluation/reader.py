@@ -104,10 +104,13 @@ def find_boxes(maps: Float[Tensor, "5 h w"], min_score: float = MIN_SCORE) -> Fl
 
 
 def reader_losses(
-    labels: Float[Tensor, "n 2"], maps: Maps, night: Float[Tensor, " n"], boxes: Sequence[Sequence[Box]]
+    labels: Float[Tensor, "n 2"],
+    maps: Maps,
+    night: Float[Tensor, " n"],
+    counts: Float[Tensor, " n"],
+    boxes: Sequence[Sequence[Box]],
 ) -> Float[Tensor, ""]:
     """Loss of a batch: night, count, middles (focal), and log distances to the edges."""
-    counts = torch.tensor([float(len(own)) for own in boxes])
     goal, sides, mask = draw_maps(boxes, maps.shape[2:])
     probability = maps[:, 0].sigmoid().clamp(1e-4, 1 - 1e-4)
     is_middle = goal == 1

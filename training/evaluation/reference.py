@@ -28,6 +28,7 @@ class Window:
         num_frames: its length.
         scene: its labels, open where there are none.
         boxes: vehicles of its first frame, the largest first.
+        caption: what it shows in words; empty if nobody said.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Window:
     num_frames: int
     scene: Scene
     boxes: tuple[Box, ...] = ()
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def find_videos(folder: Path) -> list[Video]:
 
 def _read_labels(file: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(
-        file, columns=["file", "fps", "night", "crowdedness", "boxes"]
+        file, columns=["file", "fps", "night", "crowdedness", "boxes", "caption"]
     ).to_pylist()
     return rows
 
@@ -122,6 +124,7 @@ def _window(video: Video, start: Fraction, fps: Fraction, num_frames: int) -> Wi
         fps=str(fps),
         num_frames=num_frames,
         scene=Scene(night=labels.get("night"), crowdedness=labels.get("crowdedness")),
+        caption=labels.get("caption") or "",
         boxes=tuple(sorted(boxes, key=lambda box: -(box[2] - box[0]) * (box[3] - box[1]))),
     )
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from pipelines.metrics import clip
 from pipelines.metrics.boxes import BoxAgreement, add_frame
 from pipelines.metrics.inception_score import inception_score
 from pipelines.networks import BOXES, UPSAMPLER, Networks
@@ -134,6 +135,7 @@ def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> It
             yield from gathered.distances(of)
             yield from _inception_score(gathered, of)
             yield from _labels(gathered, of, terciles)
+            yield from _captions(gathered, of)
     yield from _flickers(gathered)
     for of in (DECODED, DECODED_PER_FRAME, INTERPOLATED, BLENDED):
         if of in gathered.sets:
@@ -171,6 +173,13 @@ def _labels(gathered: Gathered, of: str, terciles: tuple[float, float] | None) -
             floor = sum(real) / len(real) if real else None
             note = "read by the scene reader; the floor is its accuracy on real clips"
             yield gathered.mean(name, of, values, floor=floor, better="higher", note=note)
+
+
+def _captions(gathered: Gathered, of: str) -> Iterator[Figure]:
+    if gathered.has(clip.NAME, of, REAL):
+        values, real = (torch.cat(gathered.clips(clip.NAME, one)).tolist() for one in (of, REAL))
+        note = "the floor is that of real clips with their own captions"
+        yield gathered.mean(clip.NAME, of, values, floor=sum(real) / len(real), better="higher", note=note)
 
 
 def _inception_score(gathered: Gathered, of: str) -> Iterator[Figure]:

@@ -1,6 +1,7 @@
 """Whole evaluations, reproductions and galleries of a tiny random checkpoint: what runs, what is kept, what is said."""
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -41,7 +42,13 @@ def write_videos(folder: Path, *, frames: int, fps: str, size: tuple[int, int], 
         box = {"vehicle": 0, "box": [0.2, 0.2, 0.6, 0.7]}
         rows.append(
             row
-            | {"file": f"{clip:06d}.mp4", "fps": fps, "night": clip % 2, "crowdedness": 1 + 3 * clip}
+            | {
+                "file": f"{clip:06d}.mp4",
+                "caption": "a road",
+                "fps": fps,
+                "night": clip % 2,
+                "crowdedness": 1 + 3 * clip,
+            }
             | {"boxes": [[box, {**box, "box": [0.7, 0.1, 0.9, 0.8]}]] * frames}
         )
     pq.write_table(pa.Table.from_pylist(rows, LABEL_SCHEMA), folder / "labels.parquet")
@@ -86,9 +93,9 @@ def test_reproduce_prints_every_row_and_takes_up_what_was_kept(
         "1",
         "--steps",
         "1",
-        "--backbone",
-        f"{checkpoint}/backbone",
     ]
+    # In place of a training on real clips: the image model as it is, under the same temporal layers.
+    shutil.copytree(checkpoint, tmp_path / "trained/another-image-model")
     assert reproduce.main(line) == 0
     text = capsys.readouterr().out
     assert all(f"W{number}" in text for number in range(1, 10))
@@ -108,8 +115,14 @@ def test_reproduce_prints_every_row_and_takes_up_what_was_kept(
         raise AssertionError("a job was carried out again")
 
     monkeypatch.setattr(Measurer, "run", refuse)
-    assert reproduce.main(line) == 0
+    document = tmp_path / "results.md.txt"
+    document.write_text(f"kept\n{reproduce.MARKER}\nold\n")
+    assert reproduce.main([*line, "--document", str(document)]) == 0
     assert capsys.readouterr().out == text
+    written = document.read_text()
+    assert written.startswith("kept\n")
+    assert "old" not in written.splitlines()
+    assert "W9" in written
 
 
 def test_what_is_kept_is_kept_by_all_that_made_it(checkpoint: str, corpus: Path, tmp_path: Path) -> None:

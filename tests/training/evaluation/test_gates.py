@@ -47,7 +47,7 @@ def test_the_worst_of_two_bars_decides_and_a_missing_figure_is_missed() -> None:
     assert rows["W8"].verdict == "missed"
     assert "the corpus has no boxes" in " ".join(rows["W8"].notes)
     assert rows["W9"].verdict == "missed"
-    assert "no study" in " ".join(rows["W9"].notes)
+    assert "--real-shards" in " ".join(rows["W9"].notes)
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,12 @@ def test_a_reader_is_told_from_its_file(tmp_path: Path) -> None:
 def test_training_learns_and_repeats_itself() -> None:
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 128, 256, 3), dtype=torch.uint8, generator=drawn)
-    scenes = Scenes(images, torch.ones(4), [BOXES] * 4)
+    scenes = Scenes(images, torch.ones(4), torch.full((4,), 3.0), [BOXES] * 4)
 
     def loss_after(steps: int) -> float:
         reader = train(scenes, Arguments(corpus=Path(), steps=steps))
         with torch.inference_mode():
-            return reader_losses(*reader(to_float(images)), scenes.night, scenes.boxes).item()
+            return reader_losses(*reader(to_float(images)), scenes.night, scenes.counts, scenes.boxes).item()
 
     early, later = loss_after(1), loss_after(5)
     assert later < early

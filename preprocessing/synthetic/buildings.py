@@ -5,13 +5,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from preprocessing.synthetic.camera import NEAR_M, clip_near
+from preprocessing.synthetic.camera import NEAR_M, Point
 from preprocessing.synthetic.light import Colour
-from preprocessing.synthetic.painter import Painter
+from preprocessing.synthetic.painter import Painter, to_fixed
 from preprocessing.synthetic.roadside import Place, Surroundings
 from preprocessing.synthetic.scenery import Building
 
-Point = tuple[float, float]
 Wall = tuple[Point, Point, float]
 
 _LIT = ((0.95, 0.66, 0.30), (0.80, 0.62, 0.40), (0.62, 0.66, 0.70))
@@ -54,29 +53,29 @@ def _paint_wall(painter: Painter, view: Surroundings, building: Building, wall: 
     shown = _before_camera(a, b)
     if shown is None:
         return
-    pixels = np.array([view.camera.pixel(*p) for p in _upright(*shown, height)])
+    (x1, z1), (x2, z2) = shown
+    pixels = [view.camera.pixel(*point) for point in ((x1, 0.0, z1), (x2, 0.0, z2), (x2, height, z2), (x1, height, z1))]
     if not painter.in_view(pixels):
         return
-    place = Place((shown[0][0] + shown[1][0]) / 2, (shown[0][1] + shown[1][1]) / 2, building.s, building.d * 0.8)
+    place = view.place((x1 + x2) / 2, (z1 + z2) / 2, building.s, building.d * 0.8)
     base = view.colour(building.wall, place, sun=sun, facing=0.25)
-    dark, glow = _pane_colours(view, building, place)
     columns = max(int(math.dist(a, b) / 2.9), 1)
-    lit = _lit(building.lit_seed, building.lit_share)[side, : building.floors, :columns]
-    burning = float(lit.mean()) * view.light.lamps
+    panes, dark_panes = _windows(building.lit_seed, building.lit_share, side, building.floors, columns)
+    dark, glow = _pane_colours(view, building, place)
+    burning = (1 - dark_panes / len(panes)) * view.light.lamps
     # Windows finer than a pixel are shown as their mean, so that far walls neither flicker nor change brightness.
-    width = 0.48 * abs(float(pixels[1, 0] - pixels[0, 0])) * math.dist(a, b) / max(math.dist(*shown), 0.1) / columns
+    width = 0.48 * abs(pixels[1][0] - pixels[0][0]) * math.dist(a, b) / max(math.dist(*shown), 0.1) / columns
     clear = min(max((width - 0.55) / 1.1, 0.0), 1.0)
     body = _mix(_mix(base, _mix(dark, glow, burning), _GLAZED), base, clear)
-    painter.stand(pixels, body)
+    painter.stand(to_fixed(pixels), body)
     if clear > 0:
-        origin = np.array((a[0], 0.0, a[1]))
         axes = np.array(((b[0] - a[0], 0.0, b[1] - a[1]), (0.0, height, 0.0)))
-        panes = _windows(building.floors, columns) @ axes + origin
-        for chosen, colour in ((~lit, dark), (lit, glow)):
-            group = panes[chosen]
-            group = group[(group[..., 2] > NEAR_M).all(1)]
+        corners = panes @ axes + (a[0], 0.0, a[1])
+        ahead = (corners[..., 2] > NEAR_M).all(1)
+        for part, colour in ((slice(dark_panes), dark), (slice(dark_panes, None), glow)):
+            group = corners[part][ahead[part]]
             if len(group):
-                painter.fill_many(view.camera.project(group), _mix(body, colour, clear))
+                painter.fill_many(to_fixed(view.camera.project(group)), _mix(body, colour, clear))
 
 
 def _before_camera(a: Point, b: Point) -> tuple[Point, Point] | None:
@@ -90,35 +89,29 @@ def _before_camera(a: Point, b: Point) -> tuple[Point, Point] | None:
     return (cut, b) if a[1] < NEAR_M else (a, cut)
 
 
-def _upright(a: Point, b: Point, height: float) -> list[tuple[float, float, float]]:
-    return [(a[0], 0.0, a[1]), (b[0], 0.0, b[1]), (b[0], height, b[1]), (a[0], height, a[1])]
-
-
 def _pane_colours(view: Surroundings, building: Building, place: Place) -> tuple[Colour, Colour]:
-    """Display colours of dark and of lit windows; a dark pane mirrors the sky."""
-    light = view.light
-    mirror = 0.035 * light.ambient + 0.012 * light.sun + 0.16 * light.zenith + 0.08 * light.horizon
-    tint = np.array(_LIT[building.lit_seed % 3])
-    shining = tint * (0.75 * light.lamps) + mirror * (1 - 0.8 * light.lamps)
-    return view.hazed(mirror.tolist(), place), view.hazed(shining.tolist(), place)
+    """Display colours of dark and of lit windows."""
+    lamps = view.light.lamps
+    tint = _LIT[building.lit_seed % 3]
+    shining = [c * 0.75 * lamps + mirror * (1 - 0.8 * lamps) for c, mirror in zip(tint, view.mirror, strict=True)]
+    return view.hazed(view.mirror, place), view.hazed(shining, place)
 
 
 @lru_cache(maxsize=4096)
-def _lit(seed: int, share: float) -> np.ndarray:
-    """Which windows are lit: (sides, floors, columns)."""
-    return np.random.default_rng(seed).random((4, 16, 16)) < share
+def _windows(seed: int, share: float, side: int, floors: int, columns: int) -> tuple[np.ndarray, int]:
+    """Corners (floors * columns, 4, 2) of a side's windows as shares of its length and height; how many are dark.
 
-
-@lru_cache(maxsize=512)
-def _windows(floors: int, columns: int) -> np.ndarray:
-    """Window corners (floors, columns, 4, 2) as shares of a wall's length and height."""
+    Dark windows come first.
+    """
     x = (np.arange(columns) + np.array([[0.26], [0.74]])) / columns
     y = (np.arange(floors) + np.array([[0.32], [0.76]])) / floors * 0.94
     corners = [
         np.stack(np.broadcast_arrays(x[i][None, :], y[j][:, None]), axis=-1)
         for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))
     ]
-    return np.stack(corners, axis=2)
+    panes = np.stack(corners, axis=2)
+    lit = (np.random.default_rng(seed).random((4, 16, 16)) < share)[side, :floors, :columns]
+    return np.concatenate([panes[~lit], panes[lit]]), int((~lit).sum())
 
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -131,7 +124,7 @@ def _paint_roof(painter: Painter, view: Surroundings, building: Building, corner
     ridge = height + building.roof_m * view.grown(building.s)
     ends = [((p[0] + q[0]) / 2, ridge, (p[1] + q[1]) / 2) for p, q in ((a, d), (b, c))]
     eaves = {corner: (corner[0], height, corner[1]) for corner in (a, b, c, d)}
-    place = Place((a[0] + c[0]) / 2, max((a[1] + c[1]) / 2, 1.0), building.s, building.d)
+    place = view.place((a[0] + c[0]) / 2, max((a[1] + c[1]) / 2, 1.0), building.s, building.d)
     tile = view.colour(_TILES[building.lit_seed % 3], place, sun=0.55 * max(view.sun[1], 0), facing=0.3)
     gable = view.colour([0.9 * c for c in building.wall], place, sun=0.25, facing=0.25)
     faces = [
@@ -141,7 +134,6 @@ def _paint_roof(painter: Painter, view: Surroundings, building: Building, corner
         ((eaves[a], eaves[b], ends[1], ends[0]), tile),
     ]
     for face, colour in faces:
-        clipped = clip_near(np.array(face))
-        if len(clipped):
-            pixels = view.camera.project(clipped)
-            painter.stand(pixels, colour)
+        pixels = view.camera.outline(face)
+        if pixels:
+            painter.stand(to_fixed(pixels), colour)

@@ -3,11 +3,13 @@
 Pitch is a shift of the horizon, so that an image row sees the ground at one distance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 NEAR_M = 0.6
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,16 @@ class Camera:
         pixels[..., 1] = self.horizon + scale * (self.height_m - points[..., 1])
         return pixels
 
-    def pixel(self, right: float, up: float, forward: float) -> np.ndarray:
+    def pixel(self, right: float, up: float, forward: float) -> Point:
         """Project one point."""
         scale = self.focal / forward
-        return np.array((self.width / 2 + scale * right, self.horizon + scale * (self.height_m - up)))
+        return self.width / 2 + scale * right, self.horizon + scale * (self.height_m - up)
+
+    def outline(self, polygon: Sequence[tuple[float, float, float]]) -> list[Point]:
+        """Project a convex polygon, cut at the near plane; may return no points."""
+        if min(point[2] for point in polygon) < NEAR_M:
+            polygon = clip_near(np.array(polygon)).tolist()
+        return [self.pixel(*point) for point in polygon]
 
 
 def clip_near(polygon: np.ndarray) -> np.ndarray:

@@ -5,6 +5,9 @@ the column. What varies only across the road (lanes, lines, wheel tracks, verge)
 every pixel width; dashes are integrated in closed form over the length a pixel covers. So nothing crawls.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import cv2
 import numpy as np
 
@@ -17,6 +20,7 @@ from preprocessing.synthetic.sky import noise_grid, sample_noise
 _CELL_M = 0.025
 _HALF_WIDTH_M = 42.0
 _LEVELS = 13
+Real = TypeVar("Real", float, np.ndarray)
 
 
 class Ground:
@@ -54,31 +58,38 @@ class Ground:
             (rows, W, 3) float32 display colours; the last row is the frame's last.
         """
         first = int(np.floor(camera.horizon)) + 1
-        rows = np.arange(first, camera.height)
-        below = rows + 0.5 - camera.horizon
+        # Rows (n, 1) and columns (W) are few and exact; what has every pixel is float32.
+        below = np.arange(first, camera.height)[:, None] + 0.5 - camera.horizon
         reach = camera.focal * camera.height_m
         z = reach / below
         length = reach / np.maximum(below - 0.5, 0.2) - reach / (below + 0.5)
         x_centre, s_centre, turn = self._centre_line(camera, z)
-        cos, sin = np.cos(turn)[:, None], np.sin(turn)[:, None]
-        right = (np.arange(camera.width) + 0.5 - camera.width / 2) / camera.focal * z[:, None]
-        d = ((right - x_centre[:, None]) * cos).astype(np.float32)
-        s = (s_centre[:, None] + (right - x_centre[:, None]) * sin).astype(np.float32)
-        # A pixel spans a width by its column and another by its row: a line is slanted against the row it crosses.
-        across = (z / camera.focal)[:, None] * cos
-        slanted = length[:, None] * np.abs(right / z[:, None] * cos - sin)
-        width = np.maximum(across, slanted) + 0.35 * np.minimum(across, slanted)
-        albedo, rough = self._albedo(d, s, width, length[:, None] * cos)
-        incoming = light.ambient + light.sun * max(light.sun_direction[1], 0.12) * (
-            1 - light.shadow * shadow[first:, :, None]
+        z, length, x_centre, s_centre, cos, sin = (
+            rows.astype(np.float32) for rows in (z, length, x_centre, s_centre, np.cos(turn), np.sin(turn))
         )
+        slope = ((np.arange(camera.width) + 0.5 - camera.width / 2) / camera.focal).astype(np.float32)
+        right = slope * z
+        beside = right - x_centre
+        d, s = beside * cos, s_centre + beside * sin
+        # A pixel spans a width by its column and another by its row: a line is slanted against the row it crosses.
+        across = z * cos / np.float32(camera.focal)
+        slanted = np.abs(slope * (length * cos) - length * sin)
+        width = np.maximum(across, slanted) + np.float32(0.35) * np.minimum(across, slanted)
+        albedo, rough = self._albedo(d, s, width, length * cos)
         # The sky under a vehicle is covered too, by night as by day.
-        incoming = incoming * (1 - 0.55 * shadow[first:, :, None])
+        open_sky, shaded = 1 - 0.55 * shadow[first:], 1 - light.shadow * shadow[first:]
+        sun = light.sun * max(light.sun_direction[1], 0.12)
+        sources = [(light.ambient, open_sky), (sun, shaded * open_sky)]
         if light.lamps > 0:
-            incoming = incoming + light.lamps * self._lamplight(d, s, right, z[:, None], lit[first:])
-        colour = albedo * incoming * (1 + rough[..., None])
-        clear = np.exp(-z / self.scene.sight_m)[:, None, None].astype(np.float32)
-        return display(colour * clear + light.haze * (1 - clear)).astype(np.float32)
+            sources.append((light.lamps * HEADLIGHT_COLOUR, headlight(right, z) + lit[first:]))
+            sources.append((light.lamps * LAMP_COLOUR, street_light(self.scene, s, d)))
+        clear = np.exp(-z / np.float32(self.scene.sight_m))
+        texture = (1 + rough) * clear
+        shown = np.empty((*d.shape, 3), np.float32)
+        for i in range(3):
+            incoming = sum(np.float32(colour[i]) * amount for colour, amount in sources)
+            shown[..., i] = albedo[..., i] * incoming * texture + np.float32(light.haze[i]) * (1 - clear)
+        return display(shown)
 
     def _centre_line(self, camera: Camera, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where the centre line crosses each distance: (right, s, direction against the camera's)."""
@@ -91,26 +102,25 @@ class Ground:
     def _albedo(
         self, d: np.ndarray, s: np.ndarray, width: np.ndarray, length: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        cell = np.ascontiguousarray((d + _HALF_WIDTH_M) / _CELL_M - 0.5, np.float32)
-        level = np.clip(np.log2(width / _CELL_M), 0, _LEVELS - 1.01).astype(np.float32)
-        level = np.ascontiguousarray(np.broadcast_to(level, d.shape))
+        cell = (d + np.float32(_HALF_WIDTH_M)) / np.float32(_CELL_M) - np.float32(0.5)
+        level = np.clip(np.log2(width / np.float32(_CELL_M)), 0, _LEVELS - 1.01)
         base = cv2.remap(self.profile, cell, level, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         line = cv2.remap(self.dashes, cell, level, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        line = (line * self._dash_share(s, length))[..., None]
+        line *= self._dash_share(s, length)
         albedo, roughness = base[..., :3], base[..., 3]
-        albedo = albedo + line * (0.62 - albedo)
+        albedo += line[..., None] * (np.float32(0.62) - albedo)
         rough = self._unevenness(d, s, np.maximum(width, length / 3))
-        return albedo, np.clip(rough * roughness * (1 - line[..., 0]), -0.6, 0.9)
+        return albedo, np.clip(rough * roughness * (1 - line), -0.6, 0.9)
 
     def _unevenness(self, d: np.ndarray, s: np.ndarray, width: np.ndarray) -> np.ndarray:
         """Smooth noise of three sizes; a feature fades before a pixel covers half of it."""
         patch = self.patch_m * self.roughness
         rough = np.zeros_like(d)
         for size, amplitude in ((2.6 * patch, 0.5), (0.7 * patch, 0.55), (0.2 * patch, 0.4)):
-            visible = np.clip(1.6 - 2.6 * width / size, 0, 1).astype(np.float32)
+            visible = np.clip(1.6 - 2.6 * width / np.float32(size), 0, 1)
             near = int((visible > 0).any(1).argmax())
             if visible[near].any():
-                noise = sample_noise(self.field, s[near:] / (3 * size), d[near:] / size)
+                noise = sample_noise(self.field, s[near:] / np.float32(3 * size), d[near:] / np.float32(size))
                 rough[near:] += amplitude * visible[near:] * noise
         return rough
 
@@ -118,40 +128,31 @@ class Ground:
         """Share of dash within the length a pixel covers: a difference of integrals."""
         dash, period = self.dash_m
         half = np.maximum(length, 0.02) / 2
+        phase = s - period * np.floor(s / period)
 
         def integral(x: np.ndarray) -> np.ndarray:
             turns = np.floor(x / period)
             return turns * dash + np.minimum(x - turns * period, dash)
 
-        return ((integral(s + half) - integral(s - half)) / (2 * half)).astype(np.float32)
-
-    def _lamplight(self, d: np.ndarray, s: np.ndarray, right: np.ndarray, z: np.ndarray, lit: np.ndarray) -> np.ndarray:
-        """Own headlights, street lamps and the headlights of others, (rows, W, 3)."""
-        return (
-            headlight(right, z)[..., None] * HEADLIGHT_COLOUR
-            + street_light(self.scene, s, d)[..., None] * LAMP_COLOUR
-            + lit[..., None] * HEADLIGHT_COLOUR
-        )
+        return (integral(phase + half) - integral(phase - half)) / (2 * half)
 
 
-def headlight(right: np.ndarray | float, forward: np.ndarray | float) -> np.ndarray:
-    """Illuminance of the own low beams at a place before the camera."""
+def headlight(right: Real, forward: Real, exp: Callable[[Any], Any] = np.exp) -> Real:
+    """Illuminance of the own low beams at a place before the camera; for one place pass `math.exp`."""
     spread = 1.3 + 0.17 * forward
-    along = 2.3 * (1 - np.exp(-((forward / 6.0) ** 2))) / (1 + (forward / 21.0) ** 2.2)
-    return along * (np.exp(-((right / spread) ** 2)) + 0.12 * np.exp(-((right / (2.6 * spread)) ** 2)))
+    along = 2.3 * (1 - exp(-((forward / 6.0) ** 2))) / (1 + (forward / 21.0) ** 2.2)
+    return along * (exp(-((right / spread) ** 2)) + 0.12 * exp(-((right / (2.6 * spread)) ** 2)))
 
 
-def street_light(scene: Scene, s: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
-    """Illuminance of the street lamps; zero without lamps."""
-    if scene.lamp_spacing_m <= 0:
-        return np.zeros(np.shape(d))
-    along = np.mod(s, scene.lamp_spacing_m) / scene.lamp_spacing_m - 0.5
-    pool = np.exp(-((along * scene.lamp_spacing_m / 9.5) ** 2)) * 0.40 + 0.05
-    edge = scene.road_edge_m - 1.0
+def street_light(scene: Scene, s: Real, d: Real, exp: Callable[[Any], Any] = np.exp) -> Real:
+    """Illuminance of the street lamps, zero without lamps; for one place pass `math.exp`."""
+    spacing, edge = scene.lamp_spacing_m, scene.road_edge_m - 1.0
+    if spacing <= 0:
+        return 0.0 * d
     # Lamps stand on both sides; those on the left half a spacing further on.
-    other = np.mod(s + scene.lamp_spacing_m / 2, scene.lamp_spacing_m) / scene.lamp_spacing_m - 0.5
-    left = np.exp(-((other * scene.lamp_spacing_m / 9.5) ** 2)) * 0.40 + 0.05
-    return pool * np.exp(-(((d - edge) / 7.5) ** 2)) + left * np.exp(-(((d + edge) / 7.5) ** 2))
+    turns = s / spacing
+    right, left = (exp(-(((x - x // 1 - 0.5) * spacing / 9.5) ** 2)) * 0.40 + 0.05 for x in (turns, turns + 0.5))
+    return right * exp(-(((d - edge) / 7.5) ** 2)) + left * exp(-(((d + edge) / 7.5) ** 2))
 
 
 def _profile(scene: Scene, d: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from preprocessing.synthetic.buildings import paint_building
-from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
+from preprocessing.synthetic.camera import NEAR_M, Camera
 from preprocessing.synthetic.ground import Ground
 from preprocessing.synthetic.light import Light, light_at
 from preprocessing.synthetic.painter import Painter
@@ -20,13 +20,14 @@ from preprocessing.synthetic.roadside import (
     paint_lamp_post,
     paint_rail,
     paint_sign,
-    paint_tree,
 )
 from preprocessing.synthetic.scene import Scene, random
 from preprocessing.synthetic.scenery import DRAW_M, Scenery
+from preprocessing.synthetic.shadows import shadow_and_beams
 from preprocessing.synthetic.sky import Sky
 from preprocessing.synthetic.traffic import Traffic
-from preprocessing.synthetic.vehicles import Lamp, Pose, footprint, paint_vehicle
+from preprocessing.synthetic.trees import paint_tree
+from preprocessing.synthetic.vehicles import Fleet, Lamp, Poses
 
 _PAINTERS: dict[str, Any] = {
     "tree": paint_tree,
@@ -115,7 +116,8 @@ class Drive:
         view = Surroundings(self.scene, self.road, camera, light)
         poses = self._poses(camera, time_s)
         painter = Painter(self._background(camera, light, view, poses))
-        lamps, painted = self._paint(painter, camera, light, view, poses)
+        fleet = Fleet(camera, light, self.scene, poses)
+        lamps, painted = self._paint(painter, view, fleet)
         picture = _glow(painter, lamps, self.size)
         if self.noise > 0:
             rng = random(self.scene.seed, self.scene.clip, f"noise {round(time_s * 1000)}")
@@ -123,76 +125,55 @@ class Drive:
         speed = self.traffic.at(time_s)[2]
         return Frame(
             image=np.clip(np.rint(picture), 0, 255).astype(np.uint8),
-            boxes=self._boxes(painter, painted, poses, speed),
+            boxes=self._boxes(painter, painted, fleet, speed),
             speed_mps=float(speed[0]),
             curvature=float(np.interp(camera.s, self.road.s, self.road.curvature)),
         )
 
-    def _poses(self, camera: Camera, time_s: float) -> dict[int, Pose]:
+    def _poses(self, camera: Camera, time_s: float) -> Poses:
         """All other vehicles within sight."""
         s, d, _, yaw, braking = self.traffic.at(time_s)
         vehicles = self.traffic.vehicles
         near = np.flatnonzero((s > camera.s - 15) & (s < camera.s + VIEW_M))
+        near = near[near != 0]
         right, forward = camera.to_camera(*self.road.locate(s[near], d[near]))
-        turn = self.road.heading_at(s[near]) + yaw[near] - camera.yaw
-        poses = {}
-        for i, number in enumerate(near):
-            if number == 0:
-                continue
-            poses[int(number)] = Pose(
-                right=float(right[i]), forward=float(forward[i]), turn=float(turn[i]),
-                s=float(s[number]), d=float(d[number]),
-                kind=str(vehicles.kind[number]), colour=vehicles.colour[number], braking=bool(braking[number]),
-            )  # fmt: skip
-        return poses
+        return Poses(
+            number=near,
+            kind=[str(vehicles.kind[number]) for number in near],
+            colour=vehicles.colour[near],
+            length_m=vehicles.length_m[near],
+            width_m=vehicles.width_m[near],
+            right=right,
+            forward=forward,
+            turn=self.road.heading_at(s[near]) + yaw[near] - camera.yaw,
+            s=s[near],
+            d=d[near],
+            braking=braking[near],
+        )
 
-    def _background(self, camera: Camera, light: Light, view: Surroundings, poses: dict[int, Pose]) -> np.ndarray:
-        height, width = self.size
-        shadow = np.zeros((height, width), np.uint8)
-        lit = np.zeros((height, width), np.uint8)
-        vehicles = self.traffic.vehicles
-        for number, pose in poses.items():
-            corners = footprint(pose, float(vehicles.length_m[number]) + 0.25, float(vehicles.width_m[number]) + 0.2)
-            if light.shadow > 0.05:
-                # The outline of a roof 1.3 m up, thrown away from the sun.
-                offset = -np.array((view.sun[0], 0.0, view.sun[2])) * 1.3 / max(view.sun[1], 0.5)
-                thrown = np.concatenate([corners, corners + offset])
-                hull = cv2.convexHull(thrown[:, (0, 2)].astype(np.float32), returnPoints=False)[:, 0]
-                _stain(shadow, camera, thrown[hull], 170)
-            _stain(shadow, camera, corners, 255)
-            if light.lamps > 0 and abs(pose.turn) > np.pi / 2:
-                ahead = np.array((np.sin(pose.turn), 0, np.cos(pose.turn)))
-                for reach, value in ((13.0, 40), (8.0, 70)):
-                    beam = corners.copy()
-                    beam[2:] += ahead * reach
-                    _stain(lit, camera, beam, value)
-        blur = 0.9 * height / 128
-        shadow_share = cv2.GaussianBlur(shadow, (0, 0), 0.5 * blur).astype(np.float32) / 255
-        lit_light = cv2.GaussianBlur(lit, (0, 0), 3.0 * blur).astype(np.float32) / 255
-        ground = self.ground.view(camera, light, shadow_share, lit_light)
-        rows = height - len(ground)
+    def _background(self, camera: Camera, light: Light, view: Surroundings, poses: Poses) -> np.ndarray:
+        shadow, beams = shadow_and_beams(camera, light, view.sun, poses)
+        ground = self.ground.view(camera, light, shadow, beams)
+        rows = camera.height - len(ground)
         return np.rint(np.concatenate([self.sky.view(camera, rows), ground])).astype(np.uint8)
 
-    def _paint(
-        self, painter: Painter, camera: Camera, light: Light, view: Surroundings, poses: dict[int, Pose]
-    ) -> tuple[list[Lamp], dict[int, tuple[int, np.ndarray]]]:
-        """Paint everything that stands or drives, far things first."""
+    def _paint(self, painter: Painter, view: Surroundings, fleet: Fleet) -> tuple[list[Lamp], dict[int, int]]:
+        """Paint everything that stands or drives, far things first; also returns each vehicle row's object."""
         lamps: list[Lamp] = []
-        painted: dict[int, tuple[int, np.ndarray]] = {}
-        for _, kind, what in sorted(self._things(camera, view, poses), key=lambda thing: -thing[0]):
+        painted: dict[int, int] = {}
+        for _, kind, what in sorted(self._things(view, fleet), key=lambda thing: -thing[0]):
             if kind == "vehicle":
-                number = painter.begin_object()
-                silhouette, own = paint_vehicle(painter, camera, light, self.scene, poses[what])
-                lamps += own
-                if silhouette is not None:
-                    painted[what] = (number, silhouette)
+                painted[what] = painter.begin_object()
+                lamps += fleet.paint(painter, what)
             else:
                 lamps += _PAINTERS[kind](painter, view, *what) or ()
         return lamps, painted
 
-    def _things(self, camera: Camera, view: Surroundings, poses: dict[int, Pose]) -> list[tuple[float, str, Any]]:
+    def _things(self, view: Surroundings, fleet: Fleet) -> list[tuple[float, str, Any]]:
         """(distance, kind, what) of all that is to be painted."""
-        things: list[tuple[float, str, Any]] = [(pose.forward, "vehicle", number) for number, pose in poses.items()]
+        camera = view.camera
+        forward = fleet.poses.forward.tolist()
+        things: list[tuple[float, str, Any]] = [(forward[row], "vehicle", row) for row in range(len(forward))]
         cells = self.scenery.around(camera.s)
         blocks = [block for cell in cells for block in cell.buildings]
         ends = view.places([b.s + b.along_m for b in blocks], [b.d for b in blocks])
@@ -239,37 +220,29 @@ class Drive:
         return things
 
     def _boxes(
-        self, painter: Painter, painted: dict[int, tuple[int, np.ndarray]], poses: dict[int, Pose], speed: np.ndarray
+        self, painter: Painter, painted: dict[int, int], fleet: Fleet, speed: np.ndarray
     ) -> tuple[VehicleBox, ...]:
         height, width = self.size
+        poses = fleet.poses
+        distances = np.hypot(poses.right, poses.forward)
         boxes = []
-        for vehicle, (number, silhouette) in sorted(painted.items()):
-            pose = poses[vehicle]
-            distance = float(np.hypot(pose.right, pose.forward))
-            found = painter.extent(number, silhouette)
-            if found is None or found[1] < MIN_VISIBLE_PX or np.exp(-distance / self.scene.sight_m) < MIN_CONTRAST:
+        for row in np.flatnonzero(np.exp(-distances / self.scene.sight_m) >= MIN_CONTRAST).tolist():
+            found = painter.extent(painted[row], fleet.windows[row])
+            if found is None or found[1] < MIN_VISIBLE_PX:
                 continue
             (x1, y1, x2, y2), area = found
             boxes.append(
                 VehicleBox(
-                    vehicle=vehicle,
-                    kind=pose.kind,
+                    vehicle=int(poses.number[row]),
+                    kind=poses.kind[row],
                     box=(x1 / width, y1 / height, x2 / width, y2 / height),
                     visible_px=area,
-                    distance_m=distance,
-                    speed_mps=float(speed[vehicle]),
-                    oncoming=abs(pose.turn) > np.pi / 2,
+                    distance_m=float(distances[row]),
+                    speed_mps=float(speed[poses.number[row]]),
+                    oncoming=bool(abs(poses.turn[row]) > np.pi / 2),
                 )
             )
         return tuple(boxes)
-
-
-def _stain(mask: np.ndarray, camera: Camera, corners: np.ndarray, value: int) -> None:
-    """Paint a ground polygon into a mask."""
-    clipped = clip_near(corners)
-    if len(clipped):
-        fixed = np.rint((camera.project(clipped) - 0.5) * 16).astype(np.int32)
-        cv2.fillConvexPoly(mask, fixed, value, cv2.LINE_AA, 4)
 
 
 def _glow(painter: Painter, lamps: list[Lamp], size: tuple[int, int]) -> np.ndarray:

@@ -60,11 +60,9 @@ def noise_grid(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def sample_noise(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Sample a field at positions counted in features; tiles."""
-    size = np.float32(field.shape[0])
-    return cv2.remap(
-        field, np.mod(x * 8, size).astype(np.float32), np.mod(y * 8, size).astype(np.float32),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP,
-    )  # fmt: skip
+    cells = field.shape[0] / 8
+    columns, rows = ((8 * (place - cells * np.floor(place / cells))).astype(np.float32) for place in (x, y))
+    return cv2.remap(field, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 def _gradient(light: Light, azimuth: np.ndarray, elevation: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
-"""Paint vehicles: transform a shape, drop faces that look away, shade the rest, remember where its lamps are."""
+"""Paint vehicles: place their shapes, drop faces that look away, shade the rest, remember where their lamps are.
 
-import math
+All vehicles of a frame are placed, projected and shaded together: most are a few pixels wide, and their time would
+otherwise go into calls.
+"""
+
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate
 
 import cv2
 import numpy as np
@@ -11,7 +14,7 @@ import numpy as np
 from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
 from preprocessing.synthetic.ground import headlight, street_light
 from preprocessing.synthetic.light import HEADLIGHT_COLOUR, LAMP_COLOUR, Light, display
-from preprocessing.synthetic.painter import Painter, to_fixed
+from preprocessing.synthetic.painter import FIXED, SUPERSAMPLING, Painter, to_fixed
 from preprocessing.synthetic.scene import Scene
 from preprocessing.synthetic.vehicle_models import shape_of
 
@@ -25,15 +28,28 @@ _ROLES = {
     "glass": (0.03, 0.035, 0.04),
 }
 _SHINE = {"rear_light": (0.62, 0.03, 0.02), "front_light": (1.3, 1.25, 1.1)}
+_REAR_GLOW, _FRONT_GLOW = (1.0, 0.09, 0.05), (1.0, 0.95, 0.84)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baked:
-    """A shape as arrays: polygons are slices of `points`; `everything` also has the parts' middles and the lamps."""
+    """A shape as arrays: a polygon is a run of `points`, a part a run of polygons.
+
+    Attributes:
+        points: (n, 3) corners of all polygons, then `middles` of the parts, then two rear and two front lamps.
+        middles: where in `points` the parts' middles are.
+        starts, ends: where in `points` each polygon begins and ends.
+        parts: number of polygons of each part.
+        width_m: of the vehicle.
+        normals, detail, albedo, painted, glass, shine, brake: of each polygon.
+    """
 
     points: np.ndarray
+    middles: slice
+    starts: np.ndarray
+    ends: np.ndarray
+    parts: tuple[int, ...]
     width_m: float
-    slices: tuple[tuple[int, int], ...]
     normals: np.ndarray
     detail: np.ndarray
     albedo: np.ndarray
@@ -41,24 +57,32 @@ class Baked:
     glass: np.ndarray
     shine: np.ndarray
     brake: np.ndarray
-    anchors: np.ndarray
-    parts: tuple[tuple[int, int], ...]
-    everything: np.ndarray
-    splits: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose:
-    """A vehicle before the camera: its middle on the ground, its direction against the camera's, its look."""
+class Poses:
+    """Vehicles before the camera, one row each.
 
-    right: float
-    forward: float
-    turn: float
-    s: float
-    d: float
-    kind: str
+    Attributes:
+        number: in the drive.
+        kind, colour, length_m, width_m: what each is.
+        right, forward: its middle on the ground, metres from the camera.
+        turn: its direction against the camera's.
+        s, d: its place on the road.
+        braking: whether it brakes.
+    """
+
+    number: np.ndarray
+    kind: list[str]
     colour: np.ndarray
-    braking: bool
+    length_m: np.ndarray
+    width_m: np.ndarray
+    right: np.ndarray
+    forward: np.ndarray
+    turn: np.ndarray
+    s: np.ndarray
+    d: np.ndarray
+    braking: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +99,20 @@ class Lamp:
 
 @cache
 def bake(kind: str) -> Baked:
-    """Lay a kind's polygons out for one transform per vehicle."""
+    """Lay a kind's polygons out for one transform of all vehicles."""
     shape = shape_of(kind)
     polygons = [polygon for part in shape.parts for polygon in part.polygons]
     roles = [polygon.role for polygon in polygons]
     ends = np.cumsum([len(polygon.points) for polygon in polygons])
-    starts = [0, *ends[:-1]]
-    counts = np.cumsum([0, *(len(part.polygons) for part in shape.parts)])
     points = np.concatenate([polygon.points for polygon in polygons])
     middles = np.array([part.middle for part in shape.parts])
     return Baked(
-        points=points,
+        points=np.concatenate([points, middles, shape.rear_lights, shape.front_lights]),
+        middles=slice(len(points), len(points) + len(middles)),
+        starts=np.concatenate([[0], ends[:-1]]),
+        ends=ends,
+        parts=tuple(len(part.polygons) for part in shape.parts),
         width_m=float(np.ptp(points[:, 0])),
-        slices=tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True)),
         normals=np.array([polygon.normal for polygon in polygons]),
         detail=np.array([polygon.detail for polygon in polygons]),
         albedo=np.array([_ROLES.get(role, (0.0, 0.0, 0.0)) for role in roles]),
@@ -95,132 +120,148 @@ def bake(kind: str) -> Baked:
         glass=np.array([role == "glass" for role in roles], float),
         shine=np.array([_SHINE.get(role, (0.0, 0.0, 0.0)) for role in roles]),
         brake=np.array([(0.9, 0.07, 0.05) if role == "rear_light" else (0.0, 0.0, 0.0) for role in roles]),
-        anchors=np.array(starts),
-        parts=tuple(pairwise(counts.tolist())),
-        everything=np.concatenate([points, middles, shape.rear_lights, shape.front_lights]),
-        splits=(len(points), len(points) + len(middles)),
     )
 
 
-def footprint(pose: Pose, length_m: float, width_m: float) -> np.ndarray:
-    """Corners of the vehicle on the ground, camera points (4, 3)."""
-    half = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) * (width_m / 2, length_m / 2)
-    corners = np.stack([half[:, 0], np.zeros(4), half[:, 1]], axis=1)
-    return _place(corners, pose)
+class Fleet:
+    """All vehicles of one frame, ready to be painted one by one.
 
-
-def paint_vehicle(
-    painter: Painter, camera: Camera, light: Light, scene: Scene, pose: Pose
-) -> tuple[np.ndarray | None, list[Lamp]]:
-    """Paint one vehicle as the painter's current object.
-
-    Returns:
-        Its silhouette's points in pixels, or None if it is out of sight, and its lamps that are on.
+    Attributes:
+        windows: canvas pixels (x1, y1, x2, y2) outside of which nothing of a vehicle shows.
     """
-    baked = bake(pose.kind)
-    points, middles, places = np.split(_place(baked.everything, pose), baked.splits)
-    if points[:, 2].max() < NEAR_M:
-        return None, []
-    normals = _turn(baked.normals, pose.turn)
-    anchors = points[baked.anchors] - (0, camera.height_m, 0)
-    size = camera.focal * baked.width_m / max(pose.forward, NEAR_M)
-    visible = ((normals * anchors).sum(1) < 0) & (size >= baked.detail)
-    colours = _shade(baked, normals, light, scene, pose, camera)
-    whole = points[:, 2].min() >= NEAR_M
-    pixels = camera.project(points) if whole else None
-    if pixels is not None and not painter.in_view(pixels):
-        return None, []
-    fixed = None if pixels is None else to_fixed(pixels)
-    silhouette: list[np.ndarray] = []
-    for part in np.argsort(-(middles**2).sum(1), kind="stable"):
-        first, last = baked.parts[part]
-        before = len(silhouette)
-        for i in range(first, last):
-            if not visible[i]:
-                continue
-            a, b = baked.slices[i]
-            if pixels is not None and fixed is not None:
-                painter.fill_fixed(fixed[a:b], colours[i])
-                silhouette.append(pixels[a:b])
-            elif len(polygon := _project_clipped(camera, points[a:b])):
-                painter.fill(polygon, colours[i])
-                silhouette.append(polygon)
-        _claim(painter, silhouette[before:])
-    if not silhouette:
-        return None, []
-    return np.concatenate(silhouette), _lamps(places, camera, light, scene, pose, painter.objects)
+
+    def __init__(self, camera: Camera, light: Light, scene: Scene, poses: Poses) -> None:
+        self.camera, self.light, self.scene, self.poses = camera, light, scene, poses
+        self._baked = [bake(kind) for kind in poses.kind]
+        self.windows: list[list[int]] = []
+        if self._baked:
+            self._place()
+            self._look()
+            self._select()
+
+    def paint(self, painter: Painter, row: int) -> list[Lamp]:
+        """Paint the vehicle of a row of the poses as the painter's current object; returns its lamps that are on."""
+        if not self._seen[row]:
+            return []
+        for part in self._far_to_near(row):
+            own = range(self._cuts[part], self._cuts[part + 1])
+            polygons = [(self._polygon(i, self._whole[row]), self._colours[i]) for i in own]
+            polygons = [(polygon, colour) for polygon, colour in polygons if len(polygon)]
+            for polygon, colour in polygons:
+                painter.fill(polygon, colour)
+            if polygons:
+                painter.claim(cv2.convexHull(np.concatenate([polygon for polygon, _ in polygons])))
+        return [
+            Lamp(
+                column=float(self._lamp_pixels[row, i, 0]),
+                row=float(self._lamp_pixels[row, i, 1]),
+                distance_m=float(self._lamp_distance[row, i]),
+                colour=_REAR_GLOW if i < 2 else _FRONT_GLOW,
+                power=float(self._lamp_power[row, i]),
+                owner=painter.objects,
+            )
+            for i in np.flatnonzero(self._lamp_power[row] > 0).tolist()
+        ]
+
+    def _gather(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """One array of every vehicle's shape end to end, and the row each element belongs to."""
+        arrays = [getattr(baked, name) for baked in self._baked]
+        return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+
+    def _place(self) -> None:
+        """Put all corners before the camera and into the picture."""
+        self._first = list(accumulate((len(baked.points) for baked in self._baked), initial=0))
+        self._part = list(accumulate((len(baked.parts) for baked in self._baked), initial=0))
+        points, vehicle = self._gather("points")
+        self._points = _turned(points, self.poses.turn[vehicle])
+        self._points[:, 0] += self.poses.right[vehicle]
+        self._points[:, 2] += self.poses.forward[vehicle]
+        self._fixed = to_fixed(self.camera.project(np.maximum(self._points, (-np.inf, -np.inf, NEAR_M))))
+
+    def _look(self) -> None:
+        """Find which vehicles are in sight, and in which window; those cut by the near plane may be anywhere."""
+        first, right, bottom = self._first[:-1], SUPERSAMPLING * self.camera.width, SUPERSAMPLING * self.camera.height
+        low = np.minimum.reduceat(self._fixed, first) // FIXED - 2
+        high = np.maximum.reduceat(self._fixed, first) // FIXED + 3
+        forward = self._points[:, 2]
+        self._whole = np.minimum.reduceat(forward, first) >= NEAR_M
+        inside = (high >= 0).all(1) & (low < (right, bottom)).all(1)
+        self._seen = np.where(self._whole, inside, np.maximum.reduceat(forward, first) >= NEAR_M)
+        windows = np.concatenate([np.maximum(low, 0), np.minimum(high, (right, bottom))], axis=1)
+        self.windows = np.where(self._whole[:, None], windows, (0, 0, right, bottom)).tolist()
+
+    def _select(self) -> None:
+        """Choose the polygons that show, and light them and the lamps."""
+        normals, vehicle = self._gather("normals")
+        offset = np.array(self._first)[vehicle]
+        starts, ends = self._gather("starts")[0] + offset, self._gather("ends")[0] + offset
+        normals = _turned(normals, self.poses.turn[vehicle])
+        towards = (normals * (self._points[starts] - (0, self.camera.height_m, 0))).sum(1) < 0
+        sizes = self.camera.focal * np.array([b.width_m for b in self._baked]) / np.maximum(self.poses.forward, NEAR_M)
+        shown = np.flatnonzero(towards & (sizes[vehicle] >= self._gather("detail")[0]) & self._seen[vehicle])
+        self._runs = list(zip(starts[shown].tolist(), ends[shown].tolist(), strict=True))
+        self._colours = self._shade(shown, normals[shown], vehicle[shown])
+        polygons = [0, *accumulate(count for baked in self._baked for count in baked.parts)]
+        self._cuts = np.searchsorted(shown, polygons).tolist()
+        self._light_lamps()
+
+    def _far_to_near(self, row: int) -> list[int]:
+        parts = range(self._part[row], self._part[row + 1])
+        if len(parts) == 1:
+            return list(parts)
+        own = self._points[self._first[row] : self._first[row + 1]][self._baked[row].middles]
+        return [parts[i] for i in np.argsort(-(own**2).sum(1), kind="stable")]
+
+    def _polygon(self, i: int, whole: bool) -> np.ndarray:
+        """Canvas corners of a polygon that shows; may be none for a vehicle that the near plane cuts."""
+        start, end = self._runs[i]
+        if whole:
+            return self._fixed[start:end]
+        return to_fixed(self.camera.project(clip_near(self._points[start:end])))
+
+    def _shade(self, shown: np.ndarray, normals: np.ndarray, vehicle: np.ndarray) -> list[list[float]]:
+        """Display colours of the polygons that show."""
+        poses, light, camera = self.poses, self.light, self.camera
+        painted, albedo, glass, shine, brake = (
+            self._gather(name)[0][shown] for name in ("painted", "albedo", "glass", "shine", "brake")
+        )
+        base = np.where(painted[:, None], poses.colour[vehicle], albedo)
+        sun = _turned(light.sun_direction[None], np.array(-camera.yaw))[0]
+        up = normals[:, 1:2]
+        incoming = light.ambient * (0.72 + 0.28 * up) + light.sun * np.maximum(normals @ sun, 0)[:, None]
+        # Panes mirror the sky: more of it the more they lean back.
+        colour = glass[:, None] * ((0.10 + 0.30 * np.maximum(up, 0)) * light.zenith + 0.06 * light.horizon)
+        if light.lamps > 0:
+            beam = 0.8 * headlight(poses.right, np.maximum(poses.forward - 2.5, 0.5))
+            beam = beam[vehicle, None] * np.maximum(-normals[:, 2:3], 0)
+            street = street_light(self.scene, poses.s, poses.d)[vehicle, None] * (0.55 + 0.45 * up)
+            incoming = incoming + light.lamps * (beam * HEADLIGHT_COLOUR + street * LAMP_COLOUR)
+            colour = colour + light.lamps * shine
+        colour = colour + poses.braking[vehicle, None] * brake + base * incoming
+        clear = np.exp(-np.hypot(poses.right, poses.forward) / self.scene.sight_m)[vehicle, None]
+        return display(colour * clear + light.haze * (1 - clear)).tolist()
+
+    def _light_lamps(self) -> None:
+        """Place and power of every vehicle's two rear and two front lamps; no power is off or out of sight."""
+        poses, lamps = self.poses, self.light.lamps
+        places = self._points[np.array(self._first[1:])[:, None] + (-4, -3, -2, -1)]
+        right, forward, turn = places[..., 0], places[..., 2], poses.turn[:, None]
+        distance = np.hypot(right, forward)
+        # Cosine between the lamp's direction and the line to the camera.
+        aim = (np.cos(turn) * forward + np.sin(turn) * right) / distance * (1, 1, -1, -1)
+        braking = poses.braking[:, None] * (0.6, 0.6, 0, 0) * (0.25 + lamps)
+        power = lamps * aim * (0.42, 0.42, 2.1, 2.1) + braking
+        clear = np.exp(-0.6 * distance / self.scene.sight_m)
+        self._lamp_power = np.where((forward >= NEAR_M) & (aim >= 0.05), power * clear, 0.0)
+        self._lamp_pixels = self.camera.project(np.maximum(places, (-np.inf, -np.inf, NEAR_M)))
+        self._lamp_distance = distance
 
 
-def _claim(painter: Painter, polygons: list[np.ndarray]) -> None:
-    if polygons:
-        painter.claim(cv2.convexHull(np.concatenate(polygons).astype(np.float32))[:, 0])
-
-
-def _project_clipped(camera: Camera, polygon: np.ndarray) -> np.ndarray:
-    clipped = clip_near(polygon)
-    return camera.project(clipped) if len(clipped) else clipped[:, :2]
-
-
-def _turn(vectors: np.ndarray, angle: float) -> np.ndarray:
-    cos, sin = math.cos(angle), math.sin(angle)
+def _turned(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Turn vectors (n, 3) about the vertical."""
+    cos, sin = np.cos(angle), np.sin(angle)
     x, z = vectors[:, 0], vectors[:, 2]
     turned = vectors.copy()
     turned[:, 0] = x * cos + z * sin
     turned[:, 2] = z * cos - x * sin
     return turned
-
-
-def _place(points: np.ndarray, pose: Pose) -> np.ndarray:
-    return _turn(points, pose.turn) + np.array((pose.right, 0.0, pose.forward))
-
-
-def _shade(
-    baked: Baked, normals: np.ndarray, light: Light, scene: Scene, pose: Pose, camera: Camera
-) -> list[list[float]]:
-    """Display colours of all polygons."""
-    base = np.where(baked.painted[:, None], pose.colour, baked.albedo)
-    sun = _turn(light.sun_direction[None], -camera.yaw)[0]
-    up = normals[:, 1:2]
-    incoming = light.ambient * (0.72 + 0.28 * up) + light.sun * np.maximum(normals @ sun, 0)[:, None]
-    # Panes mirror the sky: more of it the more they lean back.
-    colour = baked.glass[:, None] * ((0.10 + 0.30 * np.maximum(up, 0)) * light.zenith + 0.06 * light.horizon)
-    if light.lamps > 0:
-        beam = 0.8 * headlight(pose.right, max(pose.forward - 2.5, 0.5)) * np.maximum(-normals[:, 2:3], 0)
-        street = street_light(scene, pose.s, pose.d) * (0.55 + 0.45 * up)
-        incoming = incoming + light.lamps * (beam * HEADLIGHT_COLOUR + street * LAMP_COLOUR)
-        colour = colour + light.lamps * baked.shine
-    if pose.braking:
-        colour = colour + baked.brake
-    colour = colour + base * incoming
-    clear = np.exp(-np.hypot(pose.right, pose.forward) / scene.sight_m)
-    return display(colour * clear + light.haze * (1 - clear)).tolist()
-
-
-def _lamps(places: np.ndarray, camera: Camera, light: Light, scene: Scene, pose: Pose, owner: int) -> list[Lamp]:
-    if light.lamps <= 0 and not pose.braking:
-        return []
-    lamps = []
-    for i, place in enumerate(places.tolist()):
-        right, up, forward = place
-        front, distance = i >= 2, math.hypot(right, forward)
-        # Cosine between the lamp's direction and the line to the camera.
-        aim = (math.cos(pose.turn) * forward + math.sin(pose.turn) * right) / distance * (-1 if front else 1)
-        if forward < NEAR_M or aim < 0.05:
-            continue
-        column, row = camera.pixel(right, up, forward)
-        clear = math.exp(-0.6 * distance / scene.sight_m)
-        power = light.lamps * aim * (2.1 if front else 0.42) + (
-            0.0 if front else 0.6 * pose.braking * (0.25 + light.lamps)
-        )
-        colour = (1.0, 0.95, 0.84) if front else (1.0, 0.09, 0.05)
-        lamps.append(
-            Lamp(
-                column=float(column),
-                row=float(row),
-                distance_m=distance,
-                colour=colour,
-                power=power * clear,
-                owner=owner,
-            )
-        )
-    return lamps

@@ -5,7 +5,7 @@ Source: Wu et al. 2021 (GODIVA, arXiv 2104.14806), section 4.2; the paper takes 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -37,7 +37,7 @@ class ClipSimilarity:
     def __init__(self, folder: Path) -> None:
         try:
             self.digest = network_digest(folder)
-            self._model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True)
+            self._model = cast(Any, CLIPModel.from_pretrained(folder, use_safetensors=True))
             self._tokenizer = CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as err:
             raise ValueError(

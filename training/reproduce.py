@@ -44,7 +44,7 @@ class Form:
 
 
 FORMS = {
-    "short": Form(clips=24, variants=12, rollouts=2, minutes=1.0),
+    "short": Form(clips=24, variants=12, rollouts=3, minutes=1.0),
     "full": Form(clips=256, variants=128, rollouts=16, minutes=5.0),
 }
 

@@ -20,8 +20,7 @@ from pipelines.tensors import VideoFrames
 from pipelines.video_io import read_clip
 from training.evaluation import makers
 from training.evaluation.pictures import Row, animation, sheet, with_boxes
-from training.evaluation.reference import Window, find_videos, halves
-from training.evaluation.suite import large_boxes
+from training.evaluation.reference import Window, find_videos, halves, large_boxes
 from training.upsampling import shrink
 
 SCENES = ("day,empty", "day,crowded", "night,empty", "night,crowded")

@@ -1,7 +1,7 @@
 """Real clips to compare with: windows of labelled videos, dealt to two halves by video."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from training.sources import VIDEO_SUFFIXES
 
 LABELS = "labels.parquet"
 MAX_FPS = 30
+MIN_BOX = 1 / 32
+"""Boxes narrower than this share of the width are not asked for: eight pixels of 256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,11 @@ def _window(video: Video, start: Fraction, fps: Fraction, num_frames: int) -> Wi
         caption=labels.get("caption") or "",
         boxes=tuple(sorted(boxes, key=lambda box: -(box[2] - box[0]) * (box[3] - box[1]))),
     )
+
+
+def large_boxes(window: Window) -> Window:
+    """A window with only those boxes that are asked for."""
+    return replace(window, boxes=tuple(box for box in window.boxes if box[2] - box[0] >= MIN_BOX))
 
 
 def _seconds(video: Video) -> Fraction:

@@ -1,5 +1,6 @@
 """What is made to evaluate a checkpoint, and what is said of it."""
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -15,7 +16,7 @@ from training.evaluation.figures import Figure, Skipped
 from training.evaluation.gathered import OTHER_REAL, REAL, Gathered
 from training.evaluation.makers import Way
 from training.evaluation.measuring import PROBABILITIES, Job, Kind
-from training.evaluation.reference import Window
+from training.evaluation.reference import Window, large_boxes
 
 Part = Literal["clips", "per-frame", "decoder", "interpolation", "upsampler", "rollout", "boxes"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -30,8 +31,6 @@ FINE, OTHER_FINE = f"{REAL}, fine", f"{OTHER_REAL}, fine"
 FINE_SETS = (FINE, OTHER_FINE, DECODED, DECODED_PER_FRAME, INTERPOLATED, BLENDED)
 LARGE_SETS = (LARGE, OTHER_LARGE, UPSAMPLED, UPSAMPLED_PER_FRAME)
 SHOWN = 6
-MIN_BOX = 1 / 32
-"""Boxes narrower than this share of the width are not asked for: eight pixels of 256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +157,6 @@ def _jobs(kind: Kind, of: str, windows: Sequence[Window], *, way: Way = "video")
         yield Job(kind=kind, of=of, index=index, window=window, way=way, keeps_frames=index < SHOWN)
 
 
-def large_boxes(window: Window) -> Window:
-    """A window with only those boxes that are asked for."""
-    return replace(window, boxes=tuple(box for box in window.boxes if box[2] - box[0] >= MIN_BOX))
-
-
 def _labels(gathered: Gathered, of: str, terciles: tuple[float, float] | None) -> Iterator[Figure]:
     """Share of clips in which the reader finds the labels that were asked for, and in real clips those they have."""
     if not gathered.has("night", of, REAL):
@@ -194,18 +188,30 @@ def _night_right(gathered: Gathered, of: str) -> list[float]:
 
 
 def _tercile_right(terciles: tuple[float, float] | None) -> Callable[[Gathered, str], list[float]]:
+    """Whether the reader sees the third of crowdedness that was asked for.
+
+    A reader that has learned little says too few of many and too many of few. So its own thirds are taken from what it
+    says of real clips: as many of these lie below an edge by its word as by their labels.
+    """
+
     def right(gathered: Gathered, of: str) -> list[float]:
         if terciles is None:
             return []
-        edges = torch.tensor(terciles, dtype=torch.float64)
-        pairs = zip(gathered.clips("asked", of), gathered.clips("count", of), strict=True)
-        return [
-            float(torch.bucketize(asked[0, 1], edges).item() == torch.bucketize(said[0].double(), edges).item())
-            for asked, said in pairs
-            if asked[0, 1] >= 0
-        ]
+        real = [pair for one in (REAL, OTHER_REAL) if gathered.has("count", one) for pair in _counts(gathered, one)]
+        if not real:
+            return []
+        said = sorted(count for _, count in real)
+        ranks = [sum(asked < edge for asked, _ in real) for edge in terciles]
+        read = [(said[max(rank - 1, 0)] + said[min(rank, len(said) - 1)]) / 2 for rank in ranks]
+        return [float(bisect(terciles, asked) == bisect(read, count)) for asked, count in _counts(gathered, of)]
 
     return right
+
+
+def _counts(gathered: Gathered, of: str) -> list[tuple[float, float]]:
+    """Crowdedness asked for and read, of the clips of which it was asked."""
+    pairs = zip(gathered.clips("asked", of), gathered.clips("count", of), strict=True)
+    return [(asked[0, 1].item(), said[0].item()) for asked, said in pairs if asked[0, 1] >= 0]
 
 
 def _flickers(gathered: Gathered) -> Iterator[Figure]:
@@ -227,16 +233,27 @@ def _boxes(gathered: Gathered) -> Iterator[Figure]:
     """Share of given boxes that hold a vehicle: of each frame, then the mean over frames."""
     if not gathered.has("boxes", FROM_BOXES):
         return
-    recalls, overlaps = [], []
-    pairs = zip(gathered.clips("given boxes", FROM_BOXES), gathered.clips("boxes", FROM_BOXES), strict=True)
-    for given, found in pairs:
-        with_area = found[(found[:, 2:] > found[:, :2]).all(dim=1)]
-        agreement = add_frame(BoxAgreement(), given, with_area.to(given))
-        recalls.append(agreement.recall)
-        overlaps.append(agreement.mean_iou)
-    note = "boxes found by the scene reader; its own recall on real frames stands in its record"
-    yield gathered.mean("given boxes with a vehicle", FROM_BOXES, recalls, better="higher", note=note)
-    yield gathered.mean("mean IoU of given boxes", FROM_BOXES, overlaps, better="higher")
+    found, real = _agreements(gathered, FROM_BOXES), _agreements(gathered, OTHER_REAL)
+    for name, values in (
+        ("given boxes with a vehicle", [agreement.recall for agreement in found]),
+        ("mean IoU of given boxes", [agreement.mean_iou for agreement in found]),
+    ):
+        known = [agreement.recall if "with" in name else agreement.mean_iou for agreement in real]
+        floor = sum(known) / len(known) if known else None
+        note = "found by the scene reader; the floor is what it finds of the boxes of real frames"
+        yield gathered.mean(name, FROM_BOXES, values, floor=floor, better="higher", note=note)
+
+
+def _agreements(gathered: Gathered, of: str) -> list[BoxAgreement]:
+    """Given boxes against those found, of every frame that has given boxes."""
+    agreements = []
+    for result in gathered.sets.get(of, []):
+        given = result.numbers.get("given boxes", torch.zeros(0, 4))
+        if len(given):
+            found = result.numbers["boxes"]
+            with_area = found[(found[:, 2:] > found[:, :2]).all(dim=1)]
+            agreements.append(add_frame(BoxAgreement(), given, with_area.to(given)))
+    return agreements
 
 
 def _ratios(gathered: Gathered) -> Iterator[Figure]:

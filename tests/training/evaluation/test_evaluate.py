@@ -94,6 +94,7 @@ def test_reproduce_prints_every_row_and_takes_up_what_was_kept(
         "--steps",
         "1",
     ]
+    line += ["--reader", str(tmp_path / "none")]
     # In place of a training on real clips: the image model as it is, under the same temporal layers.
     shutil.copytree(checkpoint, tmp_path / "trained/another-image-model")
     assert reproduce.main(line) == 0

@@ -161,11 +161,11 @@ def _network(config: TrainConfig) -> tuple[nn.Module, Callable[[], Tensor]]:
     return network, lambda: unet(images, timestep, return_dict=False, **kwargs)[0]
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Arithmetic done while it runs, and the most bytes that the tensors made meanwhile take at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.now = self.peak = 0
         self._known: dict[int, tuple[int, Any]] = {}
 

@@ -13,7 +13,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines import checkpoint
 from pipelines.config import StageConfig
@@ -153,7 +153,9 @@ class LatentTask:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / checkpoint.WEIGHTS)
         unet = self.network.video.unet
         if self.network.low_rank is not None:
-            fuse_lora(unet.float(), self.network.low_rank.weights())
+            # Frozen weights may be in bfloat16, which would swallow a small change.
+            nn.Module.to(unet, torch.float32)
+            fuse_lora(unet, self.network.low_rank.weights())
         if self.config.train_all or self.network.low_rank is not None:
             # Its image network is no longer the backbone's.
             unet.save_pretrained(folder / "unet", safe_serialization=True)

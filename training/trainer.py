@@ -38,7 +38,7 @@ def run_on_ray(job: Job) -> Outcome:
             train_worker,  # type: ignore[arg-type]
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cluster.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]
                 num_workers=workers,  # type: ignore[arg-type]
                 use_gpu=cluster.gpus_per_worker > 0,
                 resources_per_worker={name: amount for name, amount in resources.items() if amount},

@@ -70,12 +70,13 @@ def _paint_wall(painter: Painter, view: Surroundings, building: Building, wall: 
     painter.stand(to_fixed(pixels), body)
     if clear > 0:
         axes = np.array(((b[0] - a[0], 0.0, b[1] - a[1]), (0.0, height, 0.0)))
-        corners = panes @ axes + (a[0], 0.0, a[1])
-        ahead = (corners[..., 2] > NEAR_M).all(1)
-        for part, colour in ((slice(dark_panes), dark), (slice(dark_panes, None), glow)):
-            group = corners[part][ahead[part]]
-            if len(group):
-                painter.fill_many(to_fixed(view.camera.project(group)), _mix(body, colour, clear))
+        corners = (panes.reshape(-1, 2) @ axes + (a[0], 0.0, a[1])).reshape(-1, 4, 3)
+        if min(a[1], b[1]) <= NEAR_M:
+            ahead = (corners[..., 2] > NEAR_M).all(1)
+            corners, dark_panes = corners[ahead], int(ahead[:dark_panes].sum())
+        fixed = list(to_fixed(view.camera.project(corners)))
+        painter.fill_many(fixed[:dark_panes], _mix(body, dark, clear))
+        painter.fill_many(fixed[dark_panes:], _mix(body, glow, clear))
 
 
 def _before_camera(a: Point, b: Point) -> tuple[Point, Point] | None:
@@ -115,7 +116,8 @@ def _windows(seed: int, share: float, side: int, floors: int, columns: int) -> t
 
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
-    return tuple(x + (y - x) * share for x, y in zip(a, b, strict=True))
+    (ar, ag, ab), (br, bg, bb) = a, b
+    return ar + (br - ar) * share, ag + (bg - ag) * share, ab + (bb - ab) * share
 
 
 def _paint_roof(painter: Painter, view: Surroundings, building: Building, corners: list[Point], height: float) -> None:

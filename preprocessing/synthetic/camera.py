@@ -55,24 +55,18 @@ class Camera:
         scale = self.focal / forward
         return self.width / 2 + scale * right, self.horizon + scale * (self.height_m - up)
 
-    def outline(self, polygon: Sequence[tuple[float, float, float]]) -> list[Point]:
+    def outline(self, polygon: Sequence[Sequence[float]]) -> list[Point]:
         """Project a convex polygon, cut at the near plane; may return no points."""
-        if min(point[2] for point in polygon) < NEAR_M:
-            polygon = clip_near(np.array(polygon)).tolist()
-        return [self.pixel(*point) for point in polygon]
+        return [self.pixel(*point) for point in clip_near(polygon)]
 
 
-def clip_near(polygon: np.ndarray) -> np.ndarray:
-    """Cut a convex polygon (n, 3) at the near plane; may return no points."""
-    inside = polygon[:, 2] >= NEAR_M
-    if inside.all():
-        return polygon
-    following = np.roll(polygon, -1, axis=0)
-    result = []
-    for a, b, a_in, b_in in zip(polygon, following, inside, np.roll(inside, -1), strict=True):
-        if a_in:
+def clip_near(polygon: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Cut a convex polygon of (right, up, forward) at the near plane; may return no points."""
+    result: list[Sequence[float]] = []
+    for a, b in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        if a[2] >= NEAR_M:
             result.append(a)
-        if a_in != b_in:
+        if (a[2] >= NEAR_M) != (b[2] >= NEAR_M):
             share = (NEAR_M - a[2]) / (b[2] - a[2])
-            result.append(a + share * (b - a))
-    return np.array(result) if len(result) > 2 else np.zeros((0, 3))
+            result.append((a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), NEAR_M))
+    return result if len(result) > 2 else []

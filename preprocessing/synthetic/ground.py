@@ -5,7 +5,6 @@ the column. What varies only across the road (lanes, lines, wheel tracks, verge)
 every pixel width; dashes are integrated in closed form over the length a pixel covers. So nothing crawls.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cv2
@@ -85,11 +84,11 @@ class Ground:
             sources.append((light.lamps * LAMP_COLOUR, street_light(self.scene, s, d)))
         clear = np.exp(-z / np.float32(self.scene.sight_m))
         texture = (1 + rough) * clear
-        shown = np.empty((*d.shape, 3), np.float32)
-        for i in range(3):
+        shown = []
+        for i, plane in enumerate(albedo):
             incoming = sum(np.float32(colour[i]) * amount for colour, amount in sources)
-            shown[..., i] = albedo[..., i] * incoming * texture + np.float32(light.haze[i]) * (1 - clear)
-        return display(shown)
+            shown.append(plane * incoming * texture + np.float32(light.haze[i]) * (1 - clear))
+        return display(cv2.merge(shown))
 
     def _centre_line(self, camera: Camera, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where the centre line crosses each distance: (right, s, direction against the camera's)."""
@@ -101,16 +100,16 @@ class Ground:
 
     def _albedo(
         self, d: np.ndarray, s: np.ndarray, width: np.ndarray, length: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Red, green and blue albedo, and how much lighter or darker the surface is."""
         cell = (d + np.float32(_HALF_WIDTH_M)) / np.float32(_CELL_M) - np.float32(0.5)
         level = np.clip(np.log2(width / np.float32(_CELL_M)), 0, _LEVELS - 1.01)
         base = cv2.remap(self.profile, cell, level, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        *albedo, roughness = cv2.split(base)
         line = cv2.remap(self.dashes, cell, level, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         line *= self._dash_share(s, length)
-        albedo, roughness = base[..., :3], base[..., 3]
-        albedo += line[..., None] * (np.float32(0.62) - albedo)
         rough = self._unevenness(d, s, np.maximum(width, length / 3))
-        return albedo, np.clip(rough * roughness * (1 - line), -0.6, 0.9)
+        return [plane + line * (0.62 - plane) for plane in albedo], np.clip(rough * roughness * (1 - line), -0.6, 0.9)
 
     def _unevenness(self, d: np.ndarray, s: np.ndarray, width: np.ndarray) -> np.ndarray:
         """Smooth noise of three sizes; a feature fades before a pixel covers half of it."""
@@ -137,22 +136,24 @@ class Ground:
         return (integral(phase + half) - integral(phase - half)) / (2 * half)
 
 
-def headlight(right: Real, forward: Real, exp: Callable[[Any], Any] = np.exp) -> Real:
-    """Illuminance of the own low beams at a place before the camera; for one place pass `math.exp`."""
+def headlight(right: Real, forward: Real, maths: Any = np) -> Real:
+    """Illuminance of the own low beams at a place before the camera; for one place pass `math`."""
     spread = 1.3 + 0.17 * forward
-    along = 2.3 * (1 - exp(-((forward / 6.0) ** 2))) / (1 + (forward / 21.0) ** 2.2)
-    return along * (exp(-((right / spread) ** 2)) + 0.12 * exp(-((right / (2.6 * spread)) ** 2)))
+    along = 2.3 * (1 - maths.exp(-((forward / 6.0) ** 2))) / (1 + (forward / 21.0) ** 2.2)
+    return along * (maths.exp(-((right / spread) ** 2)) + 0.12 * maths.exp(-((right / (2.6 * spread)) ** 2)))
 
 
-def street_light(scene: Scene, s: Real, d: Real, exp: Callable[[Any], Any] = np.exp) -> Real:
-    """Illuminance of the street lamps, zero without lamps; for one place pass `math.exp`."""
+def street_light(scene: Scene, s: Real, d: Real, maths: Any = np) -> Real:
+    """Illuminance of the street lamps, zero without lamps; for one place pass `math`."""
     spacing, edge = scene.lamp_spacing_m, scene.road_edge_m - 1.0
     if spacing <= 0:
         return 0.0 * d
     # Lamps stand on both sides; those on the left half a spacing further on.
     turns = s / spacing
-    right, left = (exp(-(((x - x // 1 - 0.5) * spacing / 9.5) ** 2)) * 0.40 + 0.05 for x in (turns, turns + 0.5))
-    return right * exp(-(((d - edge) / 7.5) ** 2)) + left * exp(-(((d + edge) / 7.5) ** 2))
+    right, left = (
+        maths.exp(-(((x - maths.floor(x) - 0.5) * spacing / 9.5) ** 2)) * 0.40 + 0.05 for x in (turns, turns + 0.5)
+    )
+    return right * maths.exp(-(((d - edge) / 7.5) ** 2)) + left * maths.exp(-(((d + edge) / 7.5) ** 2))
 
 
 def _profile(scene: Scene, d: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

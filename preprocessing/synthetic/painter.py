@@ -36,9 +36,10 @@ class Painter:
         """Paint a convex polygon (n, 2) that `to_fixed` has made."""
         cv2.fillConvexPoly(self.canvas, corners, colour, cv2.LINE_AA, _SHIFT)
 
-    def fill_many(self, polygons: np.ndarray, colour: Sequence[float]) -> None:
-        """Paint polygons (k, n, 2) that do not overlap, in one colour."""
-        cv2.fillPoly(self.canvas, list(polygons), colour, cv2.LINE_AA, _SHIFT)
+    def fill_many(self, polygons: list[np.ndarray], colour: Sequence[float]) -> None:
+        """Paint polygons that do not overlap, in one colour."""
+        if polygons:
+            cv2.fillPoly(self.canvas, polygons, colour, cv2.LINE_AA, _SHIFT)
 
     def claim(self, corners: np.ndarray) -> None:
         """Give the convex polygon's pixels to the object at hand."""
@@ -104,3 +105,8 @@ def strip(start: Point, end: Point, half: float, half_end: float) -> np.ndarray:
     if abs(y2 - y1) >= abs(x2 - x1):
         return to_fixed(((x1 - half, y1), (x1 + half, y1), (x2 + half_end, y2), (x2 - half_end, y2)))
     return to_fixed(((x1, y1 - half), (x1, y1 + half), (x2, y2 + half_end), (x2, y2 - half_end)))
+
+
+def to_bytes(picture: np.ndarray) -> np.ndarray:
+    """Round a float32 picture to uint8, cut to what that holds; changes `picture`."""
+    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))

@@ -12,7 +12,7 @@ from preprocessing.synthetic.buildings import paint_building
 from preprocessing.synthetic.camera import NEAR_M, Camera
 from preprocessing.synthetic.ground import Ground
 from preprocessing.synthetic.light import Light, light_at
-from preprocessing.synthetic.painter import Painter
+from preprocessing.synthetic.painter import Painter, to_bytes
 from preprocessing.synthetic.road import Road
 from preprocessing.synthetic.roadside import (
     RAIL_STEP_M,
@@ -26,7 +26,7 @@ from preprocessing.synthetic.scenery import DRAW_M, Scenery
 from preprocessing.synthetic.shadows import shadow_and_beams
 from preprocessing.synthetic.sky import Sky
 from preprocessing.synthetic.traffic import Traffic
-from preprocessing.synthetic.trees import paint_tree
+from preprocessing.synthetic.trees import paint_tree, trees_in_sight
 from preprocessing.synthetic.vehicles import Fleet, Lamp, Poses
 
 _PAINTERS: dict[str, Any] = {
@@ -38,6 +38,7 @@ _PAINTERS: dict[str, Any] = {
 }
 VIEW_M = 380.0
 MIN_VISIBLE_PX = 6.0
+_GRAIN_SHIFTS = 64
 # A vehicle of which fog leaves less contrast than this has no box.
 MIN_CONTRAST = 0.06
 
@@ -80,6 +81,11 @@ class Drive:
 
     def __init__(self, scene: Scene, seconds: float, height: int, width: int, noise: float = 0.0) -> None:
         self.scene, self.size, self.noise = scene, (height, width), noise
+        if noise > 0:
+            # Drawing noise for each frame would take a twentieth of its time; a frame shows some window of this.
+            grain = random(scene.seed, scene.clip, "grain")
+            shape = (height + _GRAIN_SHIFTS, width + _GRAIN_SHIFTS, 3)
+            self.grain = grain.standard_normal(shape, np.float32) * np.float32(255 * noise)
         self.traffic = Traffic(scene, seconds)
         end = float(self.traffic.s[-1, 0])
         self.road = Road(scene, -700.0, end + 1500.0)
@@ -121,10 +127,11 @@ class Drive:
         picture = _glow(painter, lamps, self.size)
         if self.noise > 0:
             rng = random(self.scene.seed, self.scene.clip, f"noise {round(time_s * 1000)}")
-            picture += 255 * np.float32(self.noise) * rng.standard_normal(picture.shape, np.float32)
+            row, column = rng.integers(_GRAIN_SHIFTS, size=2)
+            picture += self.grain[row : row + self.size[0], column : column + self.size[1]]
         speed = self.traffic.at(time_s)[2]
         return Frame(
-            image=np.clip(np.rint(picture), 0, 255).astype(np.uint8),
+            image=to_bytes(picture),
             boxes=self._boxes(painter, painted, fleet, speed),
             speed_mps=float(speed[0]),
             curvature=float(np.interp(camera.s, self.road.s, self.road.curvature)),
@@ -155,7 +162,7 @@ class Drive:
         shadow, beams = shadow_and_beams(camera, light, view.sun, poses)
         ground = self.ground.view(camera, light, shadow, beams)
         rows = camera.height - len(ground)
-        return np.rint(np.concatenate([self.sky.view(camera, rows), ground])).astype(np.uint8)
+        return to_bytes(np.concatenate([self.sky.view(camera, rows), ground]))
 
     def _paint(self, painter: Painter, view: Surroundings, fleet: Fleet) -> tuple[list[Lamp], dict[int, int]]:
         """Paint everything that stands or drives, far things first; also returns each vehicle row's object."""
@@ -181,16 +188,12 @@ class Drive:
         things += [
             (end.forward, "building", (block, mid)) for block, end, mid in zip(blocks, ends, middles, strict=True)
         ]
-        for kind, items in (
-            ("tree", [t for c in cells for t in c.trees]),
-            ("sign", [g for c in cells for g in c.signs]),
-        ):
-            for item, place in zip(items, view.places([i.s for i in items], [i.d for i in items]), strict=True):
-                if (
-                    place.forward > NEAR_M + 0.5
-                    and abs(place.right) < place.forward * self.size[1] / camera.focal / 2 + 6
-                ):
-                    things.append((place.forward, kind, (item, place)))
+        trees = trees_in_sight(view, [tree for cell in cells for tree in cell.trees])
+        things += [(tree.place.forward, "tree", (tree,)) for tree in trees]
+        signs = [sign for cell in cells for sign in cell.signs]
+        for sign, place in zip(signs, view.places([i.s for i in signs], [i.d for i in signs]), strict=True):
+            if place.forward > NEAR_M + 0.5 and abs(place.right) < place.forward * camera.width / camera.focal / 2 + 6:
+                things.append((place.forward, "sign", (sign, place)))
         return things + self._lamp_posts(camera, view) + self._rails(camera, view)
 
     def _lamp_posts(self, camera: Camera, view: Surroundings) -> list[tuple[float, str, Any]]:

@@ -71,8 +71,8 @@ class Surroundings:
         """One place that is known in both coordinate systems."""
         clear, beam, street = math.exp(-math.hypot(right, forward) / self.scene.sight_m), 0.0, 0.0
         if self.light.lamps > 0:
-            beam = self.light.lamps * headlight(right, max(forward, 0.5), math.exp)
-            street = self.light.lamps * street_light(self.scene, s, d, math.exp)
+            beam = self.light.lamps * headlight(right, max(forward, 0.5), math)
+            street = self.light.lamps * street_light(self.scene, s, d, math)
         return Place(right, forward, s, d, clear, beam, street)
 
     def grown(self, s: float) -> float:
@@ -114,13 +114,12 @@ def paint_lamp_post(painter: Painter, view: Surroundings, base: Place, head: Pla
     grey = view.colour((0.16, 0.165, 0.17), base, sun=0.4)
     number = painter.begin_object()
     pole = strip(foot, top, half, 0.7 * half)
-    painter.fill(pole, grey)
+    painter.stand(pole, grey)
     painter.fill(strip(top, end, 0.6 * half, 0.6 * half), grey)
-    painter.claim(pole)
     wide, tall = max(0.42 * scale, 0.4), max(0.11 * scale, 0.25)
     box = rectangle(end[0] - wide, end[1] - tall, end[0] + wide, end[1] + tall)
     glow = view.light.lamps
-    painter.stand(box, view.hazed([0.05 + 1.7 * glow * c for c in LAMP_COLOUR], base) if glow > 0 else grey)
+    painter.stand(box, view.hazed([0.05 + 1.7 * glow * c for c in _LAMP], base) if glow > 0 else grey)
     if glow <= 0:
         return []
     power = 0.95 * glow * grown * math.exp(-0.6 * base.forward / view.scene.sight_m)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
+from preprocessing.synthetic.camera import NEAR_M, Camera
 from preprocessing.synthetic.light import Light
 from preprocessing.synthetic.vehicles import Poses
 
@@ -64,9 +64,9 @@ def _stain(mask: np.ndarray, camera: Camera, ground: np.ndarray, value: int) -> 
         cv2.fillConvexPoly(mask, cv2.convexHull(fixed), value, cv2.LINE_AA, 4)
     for cut in points[~whole]:
         hull = cv2.convexHull(cut[:, ::2].astype(np.float32), returnPoints=False)[:, 0]
-        clipped = clip_near(cut[hull])
-        if len(clipped):
-            cv2.fillConvexPoly(mask, _to_fixed(camera.project(clipped)), value, cv2.LINE_AA, 4)
+        outline = camera.outline(cut[hull].tolist())
+        if outline:
+            cv2.fillConvexPoly(mask, _to_fixed(np.array(outline)), value, cv2.LINE_AA, 4)
 
 
 def _to_fixed(pixels: np.ndarray) -> np.ndarray:

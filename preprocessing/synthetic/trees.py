@@ -1,15 +1,21 @@
 """Paint trees: a trunk, and a crown or the tiers of a conifer, lighter towards the sun."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.synthetic.painter import Painter, strip, to_fixed
+from preprocessing.synthetic.camera import NEAR_M
+from preprocessing.synthetic.painter import Painter, to_fixed
 from preprocessing.synthetic.roadside import Place, Surroundings
 from preprocessing.synthetic.scenery import Tree
 
 _BARK = (0.06, 0.045, 0.03)
 _CORNERS = 14
+_REACH_M = 6
+# Corners of a trunk in half widths, and which of them are at its top, where it is narrower.
+_TRUNK = np.array(((-1, 0), (1, 0), (0.7, 0), (-0.7, 0)))
+_UPPER = np.array(((0,), (0,), (1,), (1,)))
 # Foot, tip and half width of each tier of a conifer, as shares of its height.
 _TIERS = ((0.10, 0.62, 0.24), (0.34, 0.82, 0.19), (0.58, 1.0, 0.13))
 
@@ -58,19 +64,44 @@ def _conifer(lean: float) -> np.ndarray:
     return np.array(triangles)
 
 
-def paint_tree(painter: Painter, view: Surroundings, tree: Tree, place: Place) -> None:
+class SeenTree(NamedTuple):
+    """A tree in sight: `trunk` and `layers` are canvas corners, `height` is in pixels."""
+
+    tree: Tree
+    place: Place
+    height: float
+    trunk: np.ndarray
+    layers: np.ndarray
+
+
+def trees_in_sight(view: Surroundings, trees: list[Tree]) -> list[SeenTree]:
+    """Lay all trees of a frame out together: most are a few pixels high."""
+    camera = view.camera
+    places = view.places([tree.s for tree in trees], [tree.d for tree in trees])
+    right, forward = np.array([(place.right, place.forward) for place in places]).reshape(-1, 2).T
+    grown = np.array([tree.height_m * view.grown(tree.s) for tree in trees])
+    height = grown * camera.focal / np.maximum(forward, NEAR_M)
+    inside = np.abs(right) < forward * camera.width / camera.focal / 2 + _REACH_M
+    seen = np.flatnonzero((forward > NEAR_M + 0.5) & inside & (height >= 0.8))
+    shapes = np.array([tree.shape for tree in trees], int)[seen]
+    foot = camera.project(np.stack([right, 0 * right, forward], axis=-1)[seen])[:, None]
+    tall = height[seen, None, None]
+    half = np.maximum(0.022 * tall, 0.3)
+    trunks = to_fixed(foot + _TRUNK * half + (0, -0.45) * tall * _UPPER)
+    crowns = to_fixed(foot[:, None] + _broadleaves(view.sun[0])[shapes] * tall[..., None])
+    conifers = to_fixed(foot[:, None] + _conifer(view.sun[0]) * tall[..., None])
+    return [
+        SeenTree(trees[i], places[i], float(height[i]), trunk, conifer if trees[i].conifer else crown)
+        for i, trunk, crown, conifer in zip(seen.tolist(), trunks, crowns, conifers, strict=True)
+    ]
+
+
+def paint_tree(painter: Painter, view: Surroundings, seen: SeenTree) -> None:
     """Paint a tree as a new object; what is finer than some pixels is left out."""
-    height = tree.height_m * view.grown(tree.s) * view.camera.focal / place.forward
-    if height < 0.8:
-        return
-    column, row = view.camera.pixel(place.right, 0.0, place.forward)
-    half = max(0.022 * height, 0.3)
+    tree, place, height, trunk, layers = seen
     painter.begin_object()
-    trunk = strip((column, row), (column, row - 0.45 * height), half, 0.7 * half)
     painter.stand(trunk, view.colour(_BARK, place, sun=0.3, facing=0.8))
     dark = view.colour(tree.shade, place, sun=0.16, facing=0.8)
-    outlines = _conifer(view.sun[0]) if tree.conifer else _broadleaves(view.sun[0])[tree.shape]
-    layers = to_fixed(outlines * height + (column, row))
     if tree.conifer:
         lit = view.colour(tree.shade, place, sun=0.6, facing=0.9)
         for tier in range(0, len(layers), 2):

@@ -11,7 +11,7 @@ from itertools import accumulate
 import cv2
 import numpy as np
 
-from preprocessing.synthetic.camera import NEAR_M, Camera, clip_near
+from preprocessing.synthetic.camera import NEAR_M, Camera
 from preprocessing.synthetic.ground import headlight, street_light
 from preprocessing.synthetic.light import HEADLIGHT_COLOUR, LAMP_COLOUR, Light, display
 from preprocessing.synthetic.painter import FIXED, SUPERSAMPLING, Painter, to_fixed
@@ -28,6 +28,8 @@ _ROLES = {
     "glass": (0.03, 0.035, 0.04),
 }
 _SHINE = {"rear_light": (0.62, 0.03, 0.02), "front_light": (1.3, 1.25, 1.1)}
+# Vehicles narrower than this have no wheels and little else; faces smaller than that are not painted.
+_NEAR_PX, _MIN_AREA_PX = 6.0, 0.04
 _REAR_GLOW, _FRONT_GLOW = (1.0, 0.09, 0.05), (1.0, 0.95, 0.84)
 
 
@@ -40,17 +42,16 @@ class Baked:
         middles: where in `points` the parts' middles are.
         starts, ends: where in `points` each polygon begins and ends.
         parts: number of polygons of each part.
-        width_m: of the vehicle.
-        normals, detail, albedo, painted, glass, shine, brake: of each polygon.
+        normals, area_m2, detail, albedo, painted, glass, shine, brake: of each polygon.
     """
 
     points: np.ndarray
-    middles: slice
+    middles: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
     parts: tuple[int, ...]
-    width_m: float
     normals: np.ndarray
+    area_m2: np.ndarray
     detail: np.ndarray
     albedo: np.ndarray
     painted: np.ndarray
@@ -98,21 +99,22 @@ class Lamp:
 
 
 @cache
-def bake(kind: str) -> Baked:
-    """Lay a kind's polygons out for one transform of all vehicles."""
+def bake(kind: str, near: bool) -> Baked:
+    """Lay a kind's polygons out for one transform of all vehicles; without what only near ones show."""
     shape = shape_of(kind)
-    polygons = [polygon for part in shape.parts for polygon in part.polygons]
+    parts = [[polygon for polygon in part.polygons if near or polygon.detail < _NEAR_PX] for part in shape.parts]
+    polygons = [polygon for part in parts for polygon in part]
     roles = [polygon.role for polygon in polygons]
     ends = np.cumsum([len(polygon.points) for polygon in polygons])
     points = np.concatenate([polygon.points for polygon in polygons])
     middles = np.array([part.middle for part in shape.parts])
     return Baked(
         points=np.concatenate([points, middles, shape.rear_lights, shape.front_lights]),
-        middles=slice(len(points), len(points) + len(middles)),
+        middles=np.arange(len(points), len(points) + len(middles)),
         starts=np.concatenate([[0], ends[:-1]]),
         ends=ends,
-        parts=tuple(len(part.polygons) for part in shape.parts),
-        width_m=float(np.ptp(points[:, 0])),
+        parts=tuple(len(part) for part in parts),
+        area_m2=np.array([_area(polygon.points) for polygon in polygons]),
         normals=np.array([polygon.normal for polygon in polygons]),
         detail=np.array([polygon.detail for polygon in polygons]),
         albedo=np.array([_ROLES.get(role, (0.0, 0.0, 0.0)) for role in roles]),
@@ -132,7 +134,9 @@ class Fleet:
 
     def __init__(self, camera: Camera, light: Light, scene: Scene, poses: Poses) -> None:
         self.camera, self.light, self.scene, self.poses = camera, light, scene, poses
-        self._baked = [bake(kind) for kind in poses.kind]
+        self._size_px = camera.focal * poses.width_m / np.maximum(poses.forward, NEAR_M)
+        near = (self._size_px >= _NEAR_PX).tolist()
+        self._baked = [bake(*row) for row in zip(poses.kind, near, strict=True)]
         self.windows: list[list[int]] = []
         if self._baked:
             self._place()
@@ -143,9 +147,11 @@ class Fleet:
         """Paint the vehicle of a row of the poses as the painter's current object; returns its lamps that are on."""
         if not self._seen[row]:
             return []
-        for part in self._far_to_near(row):
+        whole = self._whole[row]
+        parts = range(self._part[row], self._part[row + 1])
+        for part in sorted(parts, key=self._near.__getitem__):
             own = range(self._cuts[part], self._cuts[part + 1])
-            polygons = [(self._polygon(i, self._whole[row]), self._colours[i]) for i in own]
+            polygons = [(self._polygon(i, whole), self._colours[i]) for i in own]
             polygons = [(polygon, colour) for polygon, colour in polygons if len(polygon)]
             for polygon, colour in polygons:
                 painter.fill(polygon, colour)
@@ -176,6 +182,8 @@ class Fleet:
         self._points = _turned(points, self.poses.turn[vehicle])
         self._points[:, 0] += self.poses.right[vehicle]
         self._points[:, 2] += self.poses.forward[vehicle]
+        middles = [first + baked.middles for first, baked in zip(self._first, self._baked, strict=False)]
+        self._near = (-(self._points[np.concatenate(middles)] ** 2).sum(1)).tolist()
         self._fixed = to_fixed(self.camera.project(np.maximum(self._points, (-np.inf, -np.inf, NEAR_M))))
 
     def _look(self) -> None:
@@ -196,28 +204,23 @@ class Fleet:
         offset = np.array(self._first)[vehicle]
         starts, ends = self._gather("starts")[0] + offset, self._gather("ends")[0] + offset
         normals = _turned(normals, self.poses.turn[vehicle])
-        towards = (normals * (self._points[starts] - (0, self.camera.height_m, 0))).sum(1) < 0
-        sizes = self.camera.focal * np.array([b.width_m for b in self._baked]) / np.maximum(self.poses.forward, NEAR_M)
-        shown = np.flatnonzero(towards & (sizes[vehicle] >= self._gather("detail")[0]) & self._seen[vehicle])
+        first = self._points[starts]
+        towards = -(normals * (first - (0, self.camera.height_m, 0))).sum(1)
+        area_px = self.camera.focal**2 * self._gather("area_m2")[0] * towards / np.maximum(first[:, 2], NEAR_M) ** 3
+        detailed = self._size_px[vehicle] >= self._gather("detail")[0]
+        shown = np.flatnonzero((area_px > _MIN_AREA_PX) & detailed & self._seen[vehicle])
         self._runs = list(zip(starts[shown].tolist(), ends[shown].tolist(), strict=True))
         self._colours = self._shade(shown, normals[shown], vehicle[shown])
         polygons = [0, *accumulate(count for baked in self._baked for count in baked.parts)]
         self._cuts = np.searchsorted(shown, polygons).tolist()
         self._light_lamps()
 
-    def _far_to_near(self, row: int) -> list[int]:
-        parts = range(self._part[row], self._part[row + 1])
-        if len(parts) == 1:
-            return list(parts)
-        own = self._points[self._first[row] : self._first[row + 1]][self._baked[row].middles]
-        return [parts[i] for i in np.argsort(-(own**2).sum(1), kind="stable")]
-
     def _polygon(self, i: int, whole: bool) -> np.ndarray:
         """Canvas corners of a polygon that shows; may be none for a vehicle that the near plane cuts."""
         start, end = self._runs[i]
         if whole:
             return self._fixed[start:end]
-        return to_fixed(self.camera.project(clip_near(self._points[start:end])))
+        return to_fixed(self.camera.outline(self._points[start:end].tolist()))
 
     def _shade(self, shown: np.ndarray, normals: np.ndarray, vehicle: np.ndarray) -> list[list[float]]:
         """Display colours of the polygons that show."""
@@ -255,6 +258,12 @@ class Fleet:
         self._lamp_power = np.where((forward >= NEAR_M) & (aim >= 0.05), power * clear, 0.0)
         self._lamp_pixels = self.camera.project(np.maximum(places, (-np.inf, -np.inf, NEAR_M)))
         self._lamp_distance = distance
+
+
+def _area(points: np.ndarray) -> float:
+    """Area of a flat convex polygon (n, 3)."""
+    edges = points[1:] - points[0]
+    return float(np.linalg.norm(np.cross(edges[:-1], edges[1:]).sum(0)) / 2)
 
 
 def _turned(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
+from preprocessing.synthetic.ground import headlight, street_light
 from preprocessing.synthetic.light import display, display_colour
 from preprocessing.synthetic.render import Drive
 from preprocessing.synthetic.road import Road
@@ -105,6 +107,21 @@ def test_still_parts_of_the_picture_do_not_crawl() -> None:
 def test_one_colour_and_many_use_the_same_curve() -> None:
     linear = np.random.default_rng(0).uniform(-0.1, 2, (5, 3))
     np.testing.assert_allclose([display_colour(*row.tolist()) for row in linear], display(linear))
+
+
+def test_one_place_and_many_have_the_same_light() -> None:
+    scene, rng = day(lamp_spacing_m=31.0), np.random.default_rng(0)
+    right, forward = rng.uniform(-20, 20, 50), rng.uniform(0.5, 80, 50)
+    beam = [headlight(*place, math) for place in zip(right.tolist(), forward.tolist(), strict=True)]
+    street = [street_light(scene, *place, math) for place in zip(forward.tolist(), right.tolist(), strict=True)]
+    np.testing.assert_allclose(beam, headlight(right, forward))
+    np.testing.assert_allclose(street, street_light(scene, forward, right))
+
+
+def test_an_empty_road_has_no_boxes() -> None:
+    drive = Drive(day(surroundings="city"), 1.0, 48, 64)
+    drive.traffic.s[:, 1:] = -5e3
+    assert drive.frame(0.5).boxes == ()
 
 
 @pytest.mark.parametrize("d", [-7.0, 0.0, 5.5])

@@ -62,7 +62,8 @@ def resume(kind: str, folder: Path) -> None:
             store.save(1, {"weights": weights, "moments": moments}, identity={}, progress={})
             store.wait()
     if kind in ("save", "stock"):
-        stock = stock_engine(Video(make_preset("tiny-keyframes")), bf16=False)
+        fresh = network if kind == "stock" else Video(make_preset("tiny-keyframes"))
+        stock = stock_engine(fresh, bf16=False)
         if kind == "stock":
             stock.load_checkpoint(str(folder / "stock"), tag="s")
         stock.backward(stock(batch).mean())

@@ -9,7 +9,7 @@ MINUTES ?= 8
 SCALE ?= 0.1
 CHECKPOINT ?= synthetic-driving
 FORM ?= short
-CLIPS ?= 48
+CLIPS ?= 32
 
 # Compiled once by `make setup`, then found by every process.
 export TORCH_EXTENSIONS_DIR := $(CACHE)/torch_extensions

@@ -35,17 +35,19 @@ class Form:
         variants: of every set of an ablation or a guidance scale.
         rollouts: long clips.
         minutes: length of each.
+        steps: denoising steps; None takes the checkpoint's.
     """
 
     clips: int
     variants: int
     rollouts: int
     minutes: float
+    steps: int | None
 
 
 FORMS = {
-    "short": Form(clips=24, variants=12, rollouts=3, minutes=1.0),
-    "full": Form(clips=256, variants=128, rollouts=16, minutes=5.0),
+    "short": Form(clips=16, variants=8, rollouts=2, minutes=1.0, steps=10),
+    "full": Form(clips=256, variants=128, rollouts=16, minutes=5.0, steps=None),
 }
 
 
@@ -61,9 +63,8 @@ class Arguments:
         shards: latent shards for the trainings of the ablations; without them ablations are left out.
         real_shards: latent shards of real videos, for the training of another image model; without them it is left out.
         train_minutes: time of each training.
-        form: short, or full with ten times the clips.
-        clips, variants, rollouts: numbers that differ from the form's.
-        steps: denoising steps; default the checkpoint's.
+        form: short, or full with sixteen times the clips and the checkpoint's own denoising steps.
+        clips, variants, rollouts, steps: numbers that differ from the form's.
         out: folder for everything.
         document: file whose text after the marker is replaced by what was found, such as docs/results.md.
         weights: folder with the networks of measurement (`make weights`).
@@ -78,7 +79,7 @@ class Arguments:
     real: Path = Path("tests/data/driving")
     shards: str | None = None
     real_shards: str | None = None
-    train_minutes: float = 3.0
+    train_minutes: float = 2.0
     form: Literal["short", "full"] = "short"
     clips: int | None = None
     variants: int | None = None
@@ -95,7 +96,7 @@ class Arguments:
     @property
     def amounts(self) -> Form:
         """The form with the numbers that differ."""
-        given = {name: getattr(self, name) for name in ("clips", "variants", "rollouts")}
+        given = {name: getattr(self, name) for name in ("clips", "variants", "rollouts", "steps")}
         return replace(FORMS[self.form], **{name: value for name, value in given.items() if value is not None})
 
 
@@ -143,7 +144,7 @@ def studies(arguments: Arguments, others: dict[str, Path]) -> dict[str, Evaluate
         frames=14,
         rollouts=amounts.rollouts,
         minutes=amounts.minutes,
-        steps=arguments.steps,
+        steps=amounts.steps,
         weights=arguments.weights,
         reader=arguments.reader,
         resamples=arguments.resamples,
@@ -178,7 +179,7 @@ def summary(arguments: Arguments, measured: dict[str, Evaluation]) -> str:
     """Everything that was found, as Markdown."""
     rows, main_study = gate_rows(measured), measured["main"]
     reader = arguments.reader or PRETRAINED
-    lines = [f"checkpoint {main_study.checkpoint}, form {arguments.form}", ""]
+    lines = [f"checkpoint {main_study.checkpoint}, form {arguments.form}: {arguments.amounts}", ""]
     if reader.is_file():
         lines += [f"scene reader {reader.name}: {read_record(reader)}", ""]
     lines += ["```", show_rows(rows), "```", "", tables.show_tables(measured)]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
@@ -16,13 +16,13 @@ from infra.cli import ExitCode, IncompleteError, read_json, run_command
 from pipelines.configs import from_json, to_json
 from training.config import TrainConfig
 from training.estimate import ESTIMATED, estimate, report
-from training.export import export, local_copy
 from training.leaving import on_sigterm
 from training.presets import make_preset, preset_names
-from training.recorder import register
 from training.reduction import Workers
 from training.task import Inputs
-from training.worker import Job, Outcome, run_worker
+
+if TYPE_CHECKING:
+    from training.worker import Job, Outcome
 
 # Imported only when asked for: measuring needs more than training.
 COMMANDS = {
@@ -95,6 +95,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 def run(parsed: Arguments) -> ExitCode:
     """Train, export, register."""
+    # MLflow takes seconds to import, which --dry-run and --help need not spend.
+    from training.worker import Job  # noqa: PLC0415
+
     inputs = Inputs(out=parsed.out, shards=parsed.shards, corpus=parsed.corpus, backbone=parsed.backbone)
     job = Job(
         config=parsed.config,
@@ -115,7 +118,10 @@ def run(parsed: Arguments) -> ExitCode:
     return ExitCode.DONE_WITH_QUARANTINE if outcome.put_aside else ExitCode.DONE
 
 
-def _export(job: Job) -> int:
+def _export(job: "Job") -> int:
+    from training.export import export, local_copy  # noqa: PLC0415
+    from training.recorder import register  # noqa: PLC0415
+
     with local_copy(job.inputs.out) as folder:
         exported = export(job, folder)
         if job.config.track:
@@ -133,8 +139,10 @@ def _print_estimate(parsed: Arguments) -> None:
     print(report(config, estimate(config, workers=workers, flops_per_s=parsed.tflops * 1e12), workers))
 
 
-def _train(job: Job) -> Outcome:
+def _train(job: "Job") -> "Outcome":
     if job.config.cluster.launcher == "process":
+        from training.worker import run_worker  # noqa: PLC0415
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with on_sigterm() as was_told:
             return run_worker(job, Workers(), device, is_leaving=was_told)

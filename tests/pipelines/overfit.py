@@ -1,4 +1,4 @@
-"""Every stage learns one clip of synthetic driving by heart: its loss falls tenfold and its samples show the clip.
+"""Every stage trained on one clip of synthetic driving: how far its loss falls, and what its samples show.
 
 `python tests/pipelines/overfit.py OUT.png [STEPS]` draws what each stage makes below the clip itself; the 400 steps it
 takes for each take about a quarter of an hour of one core.
@@ -48,9 +48,6 @@ NUM_FRAMES, HEIGHT, WIDTH = 5, 32, 64
 BATCH = 2
 PATCH = 32
 LEVEL = 30
-DOWN = 10
-"""How many times smaller every loss must get."""
-
 NOISE = NoiseConfig(prediction="v_prediction", zero_terminal_snr=True)
 SAMPLING = stages.Sampling(sampler=SamplerConfig(name="dpm_solver", num_steps=12), guidance_scale=1.0, seed=0)
 CONTEXT = TemporalConfig(

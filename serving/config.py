@@ -76,6 +76,7 @@ class ServeConfig:
         callback_hosts: hosts that webhooks may be sent to; none by default.
         url_valid_s: how long a signed result URL works.
         traces: folder for OpenTelemetry spans, one JSON object a line; none by default.
+        logs: folder for a line on every request, job and task; by default warnings go to Ray's own logs.
     """
 
     checkpoint: str
@@ -93,6 +94,7 @@ class ServeConfig:
     callback_hosts: tuple[str, ...] = ()
     url_valid_s: int = 3600
     traces: Path | None = None
+    logs: Path | None = None
     limits: Limits = field(default_factory=Limits)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     ingress: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.1))

@@ -18,7 +18,7 @@ from serving.conductor import Conductor
 from serving.config import ServeConfig
 from serving.counters import Counters
 from serving.stage_set import StageSet
-from serving.traces import write_traces
+from serving.traces import write_logs, write_traces
 from serving.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class ConductorReplica:
 def _observe(config: ServeConfig, process: str) -> None:
     configure_logs()
     write_traces(config.traces, process)
+    write_logs(config.logs, process)
 
 
 def _limit_threads(num_threads: int) -> None:

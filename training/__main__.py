@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "evaluate": ("training.evaluate", "sample a checkpoint, measure it against real clips, write a report"),
     "reproduce": ("training.reproduce", "measure a checkpoint as the paper does, print its tables beside ours"),
-    "gallery": ("training.evaluation.gallery", "make the pictures of docs/gallery.md from a checkpoint"),
+    "gallery": ("training.evaluation.gallery", "make pictures of what a checkpoint makes"),
     "preference": ("training.evaluation.preference_server", "ask people which of two systems' clips they prefer"),
     "reader": ("training.evaluation.train_reader", "train the network that reads labels and boxes off frames"),
 }

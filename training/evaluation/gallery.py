@@ -1,4 +1,4 @@
-"""`python -m training gallery --checkpoint CHECKPOINT`: the pictures of docs/gallery.md."""
+"""`python -m training gallery --checkpoint CHECKPOINT`: pictures of what a checkpoint makes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,6 +1,7 @@
 """Faces are blurred by a detector given by path; this one, drawn here as ONNX, takes white cells for faces."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_faces_become_soft_cells_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_every_decoded_clip_is_blurred(tmp_path: Path) -> None:
     path = str(detector(tmp_path / "faces.onnx"))
-    encode_mp4(tmp_path / "a.mp4", np.stack([picture()] * 6), 8, quality=10)
+    encode_mp4(tmp_path / "a.mp4", np.stack([picture()] * 6), Fraction(8), quality=10)
     info = probe(str(tmp_path / "a.mp4"))
     requests = [(0, info.pts[:3], (128, 192)), (1, info.pts[2:5], (64, 96))]
     sharp = dict(looks.decode_clips(str(tmp_path / "a.mp4"), info, requests))

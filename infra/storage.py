@@ -53,7 +53,12 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return files, uri.removeprefix("s3://").rstrip("/")
     if is_remote(uri):
         raise ValueError(f"uri {uri!r} has an unknown scheme; use a local path or s3://bucket/key")
-    return fsspec.filesystem("file"), str(Path(uri).expanduser().absolute())
+    return fsspec.filesystem("file"), absolute(uri)
+
+
+def absolute(uri: str) -> str:
+    """Make a local path independent of the working folder; other URIs are as they are."""
+    return uri if is_remote(uri) else str(Path(uri).expanduser().absolute())
 
 
 def join(uri: str, *parts: str) -> str:

@@ -98,11 +98,14 @@ def run(parsed: Arguments) -> ExitCode:
     # MLflow takes seconds to import, which --dry-run and --help need not spend.
     from training.worker import Job  # noqa: PLC0415
 
-    inputs = Inputs(out=parsed.out, shards=parsed.shards, corpus=parsed.corpus, backbone=parsed.backbone)
+    # Ray's workers have a working folder of their own.
+    given = {name: getattr(parsed, name) for name in ("out", "shards", "corpus", "backbone")}
+    inputs = Inputs(**{name: storage.absolute(uri) for name, uri in given.items() if uri is not None})
+    run_dir = storage.absolute(parsed.run_dir or f"{parsed.out.rstrip('/')}.runs")
     job = Job(
         config=parsed.config,
         inputs=inputs,
-        run_uri=storage.join(parsed.run_dir or f"{parsed.out.rstrip('/')}.runs", parsed.config.name),
+        run_uri=storage.join(run_dir, parsed.config.name),
         seconds=parsed.minutes * 60 if parsed.minutes is not None else None,
     )
     if parsed.export_only:

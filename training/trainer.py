@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import ray.train
 import torch
@@ -46,7 +45,7 @@ def run_on_ray(job: Job) -> Outcome:
             ),
             run_config=RunConfig(
                 name="ray",
-                storage_path=_storage_path(job.run_uri),
+                storage_path=storage.absolute(job.run_uri),
                 failure_config=FailureConfig(max_failures=cluster.max_failures),
             ),
         )
@@ -106,7 +105,3 @@ class Gauges:
     def metric(name: str) -> str:
         """Name of a figure's gauge."""
         return f"videoldm_training_{name.replace('.', '_').replace('-', '_')}"
-
-
-def _storage_path(run_uri: str) -> str:
-    return run_uri if "://" in run_uri else str(Path(run_uri).absolute())

@@ -84,3 +84,9 @@ def test_delete_of_a_missing_file_does_nothing(root: str) -> None:
 def test_unknown_scheme_is_refused_with_its_name() -> None:
     with pytest.raises(ValueError, match=r"ftp://host/x.*s3://bucket/key"):
         storage.read_bytes("ftp://host/x")
+
+
+def test_absolute_paths_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("out/shards") == str(tmp_path / "out/shards")
+    assert storage.absolute("s3://bucket/shards") == "s3://bucket/shards"

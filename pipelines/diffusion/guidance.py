@@ -22,7 +22,6 @@ def guide(
     unconditional: Denoise,
     scale: Scale,
     *,
-    stacked: Denoise | None = None,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
@@ -32,8 +31,6 @@ def guide(
         conditional: network with the condition.
         unconditional: network without it.
         scale: s; 1.0 calls only the conditional network, 0.0 only the other.
-        stacked: network for twice the clips, with the conditions of the unconditional clips followed by those of the
-            conditional ones; then one call of it replaces two. The result is the same up to rounding.
         interval: first and last timestep to guide, ends included (see `noise_interval`); outside, the conditional
             prediction is taken alone, at half the cost.
         rescale: share in which the guided prediction gets the standard deviation of the conditional one, against
@@ -50,18 +47,12 @@ def guide(
     if not 0 <= rescale <= 1:
         raise ValueError(f"guidance rescale={rescale}; use 0 (off) to 1")
 
-    def evaluate(noisy: Latents, timestep: Timestep) -> tuple[Latents, Latents]:
-        if stacked is None:
-            return unconditional(noisy, timestep), conditional(noisy, timestep)
-        without, given = stacked(torch.cat([noisy, noisy]), torch.cat([timestep, timestep])).chunk(2)
-        return without, given
-
     def denoise(noisy: Latents, timestep: Timestep) -> Latents:
         if _is_number(scale, 1.0):
             return _at_least_float32(conditional(noisy, timestep))
         if _is_number(scale, 0.0):
             return _at_least_float32(unconditional(noisy, timestep))
-        without, given = (_at_least_float32(prediction) for prediction in evaluate(noisy, timestep))
+        without, given = (_at_least_float32(network(noisy, timestep)) for network in (unconditional, conditional))
         return rescale_deviation(combine(without, given, scale), given, rescale)
 
     return denoise if interval is None else _limit(denoise, conditional, interval)

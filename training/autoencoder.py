@@ -1,6 +1,7 @@
 """The autoencoder run: frames of videos to an f8 autoencoder with a Gaussian latent space."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from pipelines.tensors import VideoFrames
 from training.batches import FrameBatch, FrameRecipe
 from training.config import TrainConfig
 from training.data import Order, Sample, Source
+from training.initial import normalise_latents, prepare_autoencoder
 from training.objectives import autoencoder_losses
 from training.sources import VideoSource, open_videos
 from training.task import Inputs, LossNetwork, PhaseSpec, put_part, seeded, trained_parameters
@@ -70,25 +73,30 @@ class AutoencoderTask:
         return [to_uint8(frames), to_uint8(decoded)]
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Write backbone/vae with the scale that gives its latents unit variance."""
-        mean, deviation = self._latent_statistics()
-        self.network.vae.register_to_config(scaling_factor=round(1 / deviation, 5), shift_factor=round(mean, 5))
+        """Write backbone/vae with latents of zero mean and unit variance: in every channel if it has quant_conv."""
+        vae = deepcopy(self.network.vae)
+        if isinstance(vae, AutoencoderKL) and vae.quant_conv is not None:
+            normalise_latents(vae, *self._latent_statistics(vae, per_channel=True))
+        mean, deviation = self._latent_statistics(vae, per_channel=False)
+        vae.register_to_config(scaling_factor=round(1 / float(deviation), 5), shift_factor=round(float(mean), 5))
         put_part(
             folder,
             "backbone/vae",
-            lambda aside: self.network.vae.save_pretrained(aside, safe_serialization=True),
+            lambda aside: vae.save_pretrained(aside, safe_serialization=True),
             name=self.config.model.name,
             record=record,
         )
 
     @torch.no_grad()
-    def _latent_statistics(self) -> tuple[float, float]:
+    def _latent_statistics(self, vae: Any, *, per_channel: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of some frames."""
         latents = [
-            encode_moments(self.network.vae, frames[None])[:, :, : self.recipe.latent_channels]
+            encode_moments(vae, frames[None])[:, :, : self.recipe.latent_channels]
             for frames in torch.split(self._some_frames(SCALE_FRAMES), 16)
         ]
-        z = torch.cat(latents, dim=1).double()
-        return float(z.mean()), float(z.std())
+        z = rearrange(torch.cat(latents, dim=1).double(), "1 t z h w -> z (t h w)")
+        z = z if per_channel else z.flatten()
+        return z.mean(-1), z.std(-1)
 
     def _some_frames(self, count: int) -> Float[Tensor, "t 3 H W"]:
         order = Order(self.source.buckets, batch_size=count, seed=0)
@@ -97,7 +105,7 @@ class AutoencoderTask:
 
 
 def autoencoder_task(config: TrainConfig, inputs: Inputs) -> AutoencoderTask:
-    """Make a new autoencoder of the preset's shape.
+    """Make a new autoencoder of the preset's shape, or go on from that of a backbone.
 
     Raises:
         ValueError: if there is no corpus, or the frames do not divide by the autoencoder's factor.
@@ -105,7 +113,11 @@ def autoencoder_task(config: TrainConfig, inputs: Inputs) -> AutoencoderTask:
     source, held_out = open_videos(config, inputs)
     with seeded(config.seed):
         family = VQModel if "num_vq_embeddings" in config.model.autoencoder else AutoencoderKL
-        vae: Any = family(**config.model.autoencoder)
+        if inputs.backbone is not None:
+            vae: Any = family.from_pretrained(Path(inputs.backbone) / "vae", use_safetensors=True)
+        else:
+            vae = family(**config.model.autoencoder)
+            prepare_autoencoder(vae)
     data, factor = config.data, spatial_factor(vae)
     crop = (data.crop, data.crop) if data.crop else (data.height, data.width)
     for size in (*crop, data.height, data.width):

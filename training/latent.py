@@ -38,6 +38,7 @@ from training.condition import BoxCondition, Condition, SceneCondition, frozen_c
 from training.config import TrainConfig
 from training.context import ContextRecipe
 from training.data import Sample, Source
+from training.initial import quiet_branches
 from training.latent_inputs import clips_for, digests, open_for, scaling_of
 from training.low_rank import LowRank
 from training.sources import LatentSource
@@ -229,6 +230,8 @@ def _image_network(config: TrainConfig, networks: Networks, schedule: NoiseSched
         unet = UNet2DConditionModel(**config.model.unet)
     else:
         unet = UNet2DModel(**config.model.unet)
+    if inputs.backbone is None:
+        quiet_branches(unet)
     return ImageNetwork(unet.requires_grad_(True), condition, schedule, config)
 
 

@@ -19,12 +19,19 @@ Logits = Float[Tensor, "b t h w"]
 Distance = Callable[[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]], Float[Tensor, " n"]]
 """How far images are from others, such as `pipelines.metrics.perceptual.PerceptualDistance`."""
 
+SCALES = 3
+"""Sizes at which a reconstruction is compared: full, half and quarter."""
+
+COLOUR_WEIGHT = 24.0
+"""Weight of the square of what is left of an error without its grey: few pixels of a street have colour, and under an
+absolute error most are best served by grey."""
+
 
 def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: float, kl_weight: float) -> Losses:
     """Reconstruction of frames by an autoencoder with a Gaussian or a quantised latent space.
 
-    L1 of pixels, L1 of pixel differences at three scales (edges, where L1 alone leaves a blur; stands in for a
-    perceptual network) and a small pull of the posterior to the standard normal, or of the latents to the codes.
+    L1 of pixels and of pixel differences (edges, where L1 alone leaves a blur; stands in for a perceptual network) and
+    L2 of colour, at three scales; and a small pull of the posterior to the standard normal, or of the latents to codes.
 
     Args:
         vae: the autoencoder.
@@ -45,14 +52,17 @@ def autoencoder_losses(vae: Autoencoder, batch: FrameBatch, *, gradient_weight: 
 
 
 def reconstruction_losses(frames: Frames, target: Frames, gradient_weight: float) -> Losses:
-    """L1 of pixels, and of pixel differences at full, half and quarter size."""
-    error = reduce((frames - target).abs(), "b t c H W -> b", "mean")
+    """L1 of pixels and of pixel differences, and L2 of colour, mean over sizes."""
     difference = rearrange(frames - target, "b t c H W -> (b t) c H W")
-    for _ in range(3):
+    error = torch.zeros_like(frames[:, 0, 0, 0, 0])
+    for _ in range(SCALES):
+        colour = difference - difference.mean(dim=1, keepdim=True)
+        pixels = difference.abs() + COLOUR_WEIGHT * colour.square()
+        error = error + reduce(pixels, "(b t) c H W -> b", "mean", b=target.shape[0]) / SCALES
         edges = torch.stack(
             [reduce(difference.diff(dim=axis).abs(), "(b t) c H W -> b", "mean", b=target.shape[0]) for axis in (2, 3)]
         )
-        error = error + gradient_weight / 3 * edges.sum(0)
+        error = error + gradient_weight / SCALES * edges.sum(0)
         difference = functional.avg_pool2d(difference, 2)
     return error
 

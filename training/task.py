@@ -25,7 +25,8 @@ class Inputs:
         out: checkpoint folder that is read and, at the end, written to.
         shards: latent shards, for diffusion models.
         corpus: folder of videos, for autoencoders and pixel models.
-        backbone: diffusers folder with the image network to start from; default the checkpoint's own.
+        backbone: diffusers folder with the image network (autoencoder, upsampler) to start from; default the
+            checkpoint's own for video, a new one for images.
         measures: folder with the networks of measurement, one of which the decoder may be trained with.
     """
 

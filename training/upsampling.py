@@ -40,6 +40,7 @@ from pipelines.tensors import Context, Frames, Latents, Timestep, VideoFrames
 from training.batches import FrameRecipe, TensorBatch
 from training.config import TrainConfig
 from training.data import Sample, Source
+from training.initial import quiet_branches
 from training.sources import open_videos
 from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
 from training.watch import largest
@@ -228,11 +229,10 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
     if preset.autoencoder is not None:
         vae = AutoencoderKL.from_pretrained(_backbone(inputs) / "vae", use_safetensors=True).requires_grad_(False)
     with seeded(config.seed):
+        unet = _image_network(config, preset, inputs)
         if config.objective == "upsampler-image":
-            unet: UNet = _family(preset)(**preset.unet)
             network = UpsampleNetwork(unet, None, schedule, config)
         else:
-            unet = _family(preset).from_pretrained(_backbone(inputs) / "unet", use_safetensors=True)
             freeze([unet], config)
             video = VideoUNet(unet, preset.stage.temporal)
             network = UpsampleNetwork(None, video, schedule, config)
@@ -254,6 +254,16 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
         ),
         identity=identity,
     )
+
+
+def _image_network(config: TrainConfig, preset: UpsamplerPreset, inputs: Inputs) -> UNet:
+    """A new network, or the one that is there: to insert temporal layers, or to go on from with --backbone."""
+    folder = _backbone(inputs) / "unet"
+    if config.objective == "upsampler-image" and not (inputs.backbone and folder.is_dir()):
+        unet: UNet = _family(preset)(**preset.unet)
+        quiet_branches(unet)
+        return unet
+    return _family(preset).from_pretrained(folder, use_safetensors=True)
 
 
 def _family(preset: UpsamplerPreset) -> type[UNet2DConditionModel] | type[UNet2DModel]:

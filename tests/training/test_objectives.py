@@ -6,7 +6,13 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from pipelines.metrics.perceptual import PerceptualDistance
-from training.objectives import adversarial_losses, discriminator_losses, perceptual_losses, reconstruction_losses
+from training.objectives import (
+    COLOUR_WEIGHT,
+    adversarial_losses,
+    discriminator_losses,
+    perceptual_losses,
+    reconstruction_losses,
+)
 
 
 def test_hinge_losses_by_hand() -> None:
@@ -24,8 +30,18 @@ def test_reconstruction_loss_sees_edges_beside_colour() -> None:
     assert reconstruction_losses(target, target, 1.0).item() == 0
     assert reconstruction_losses(other_colour, target, 1.0).item() == pytest.approx(0.25)
     plain, edged = (reconstruction_losses(blurred, target, weight).item() for weight in (0.0, 1.0))
-    assert plain == pytest.approx((blurred - target).abs().mean().item())
+    by_size = [functional.avg_pool3d(blurred - target, (1, size, size)).abs().mean().item() for size in (1, 2, 4)]
+    assert plain == pytest.approx(sum(by_size) / 3)
     assert edged > 1.2 * plain
+
+
+def test_reconstruction_loss_sees_colour_beside_grey() -> None:
+    target = torch.zeros(1, 1, 3, 8, 8)
+    grey, red = target + 0.1, target.clone()
+    red[:, :, 0] = 0.3
+    assert reconstruction_losses(grey, target, 1.0).item() == pytest.approx(0.1)
+    colour = (0.2**2 + 0.1**2 + 0.1**2) / 3
+    assert reconstruction_losses(red, target, 1.0).item() == pytest.approx(0.1 + COLOUR_WEIGHT * colour)
 
 
 def test_perceptual_loss_is_the_mean_distance_of_a_clips_frames() -> None:

@@ -140,6 +140,8 @@ def test_autoencoder_learns_and_gives_latents_of_unit_variance(
     scaled = (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
     assert abs(float(scaled.mean())) < 0.1
     assert abs(float(scaled.std()) - 1) < 0.1
+    again = replace(job, inputs=replace(inputs, backbone=f"{inputs.out}/backbone"), run_uri=str(tmp_path / "again"))
+    assert go(replace(again, config=replace(config, steps=1))).loss < 0.8 * start
 
 
 def test_video_source_counts_bad_files_and_reads_the_rest(corpus: str) -> None:
@@ -202,6 +204,19 @@ def test_upsampler_trains_image_then_temporal_layers(system: System, make_config
     assert Networks(inputs.out).stage("upsampler").config == video.config.model.upsampler.stage
     names = load_file(next(Path(video.run_uri).glob("checkpoints/step-00000006-*")) / "weights.safetensors")
     assert all(".temporal." in name for name in names)
+
+
+def test_upsampler_goes_on_from_one_that_is_there(system: System, make_config: MakeConfig, corpus: str) -> None:
+    from training.tasks import make_task  # noqa: PLC0415
+
+    inputs = replace(system.inputs, corpus=corpus)
+    image = replace(system.job(pixel_config(make_config, "upsampler-image", num_frames=1)), inputs=inputs)
+    go(image)
+    export(image, Path(inputs.out))
+    task = make_task(image.config, replace(inputs, backbone=f"{inputs.out}/upsampler"))
+    written = load_file(Path(inputs.out) / "upsampler" / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in task.network.unet.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(value, written[name].float()), name
 
 
 def test_preview_of_every_video_run_is_a_clip(system: System, make_config: MakeConfig, corpus: str) -> None:

@@ -19,7 +19,7 @@ from training.config import (
 FRAMES = DataConfig(height=128, width=256, num_frames=1, validation_percent=2)
 CLIPS = replace(FRAMES, num_frames=8, fps=(1.875,), context_noise=200)
 CROPS = replace(FRAMES, fps=(1.875,), crop=64)
-PATCHES = replace(FRAMES, height=512, width=1024, fps=(7.5,), crop=128)
+PATCHES = replace(FRAMES, height=512, width=1024, fps=(7.5,), crop=64)
 
 
 def _run(
@@ -51,13 +51,13 @@ def synthetic_driving_runs() -> dict[str, TrainConfig]:
     """One entry for each training, by its name on the command line, in the order they are run."""
     gaps = replace(CLIPS, num_frames=5, fps=(7.5, 30.0))
     runs = [
-        _run("autoencoder", CROPS, batch_size=8, learning_rate=1e-3),
-        _run("image", FRAMES, batch_size=16, learning_rate=1e-3),
-        _run("image", replace(FRAMES, boxes=True), batch_size=16, learning_rate=5e-4, name="boxes"),
+        _run("autoencoder", CROPS, batch_size=4, learning_rate=1e-3),
+        _run("image", FRAMES, batch_size=8, learning_rate=1e-3),
+        _run("image", replace(FRAMES, boxes=True), batch_size=8, learning_rate=5e-4, name="boxes"),
         _run("prediction", CLIPS, batch_size=4, learning_rate=1e-3),
         replace(_run("interpolation", gaps, batch_size=8, learning_rate=1e-3), initialise_from="prediction"),
         _decoder(),
         _run("upsampler-image", PATCHES, batch_size=8, learning_rate=1e-3),
-        _run("upsampler", replace(PATCHES, num_frames=8, crop=64), batch_size=4, learning_rate=5e-4),
+        _run("upsampler", replace(PATCHES, num_frames=8), batch_size=2, learning_rate=5e-4),
     ]
     return {run.name: run for run in runs}

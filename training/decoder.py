@@ -139,6 +139,11 @@ class DecoderTask:
         save_file(weights, folder / checkpoint.WEIGHTS)
 
 
+def discriminator_width(vae: Any) -> int:
+    """Half the channels that the decoder has at full size: 64 for Stable Diffusion's, fewer for a small one."""
+    return max(16, vae.config["block_out_channels"][0] // 2)
+
+
 def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
     """Load the autoencoder and insert temporal layers.
 
@@ -155,7 +160,7 @@ def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
     freeze([vae], config)
     with seeded(config.seed):
         decoder = VideoDecoder(vae, config.model.decoder)
-        judge = VideoDiscriminator(DiscriminatorConfig())
+        judge = VideoDiscriminator(DiscriminatorConfig(width=discriminator_width(vae)))
     # Both losses' gradients are compared here; it is not trained.
     decoder.last_weight().requires_grad_(True)
     distance = None if config.perceptual is None else load_extractor(config.perceptual, Path(inputs.measures)).network

@@ -1,7 +1,10 @@
 """How networks start: what diffusers leaves at random, and costs a small network thousands of steps."""
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from jaxtyping import Float
@@ -29,15 +32,16 @@ def quiet_branches(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def prepare_autoencoder(vae: nn.Module) -> None:
+def prepare_autoencoder(vae: AutoencoderKL | VQModel) -> None:
     """Quiet branches, an ear for colour, and a posterior with little noise."""
     quiet_branches(vae)
     grey = torch.full((3, 3), 1 / 3)
     gain = grey + COLOUR_GAIN * (torch.eye(3) - grey)
-    conv = vae.encoder.conv_in
+    conv: Any = vae.encoder.conv_in
     conv.weight.copy_(torch.einsum("o c h w, c d -> o d h w", conv.weight, gain))
-    if isinstance(vae, AutoencoderKL) and vae.quant_conv is not None:
-        vae.quant_conv.bias[vae.config["latent_channels"] :] = LOG_VARIANCE
+    moments: Any = vae.quant_conv
+    if isinstance(vae, AutoencoderKL) and moments is not None:
+        moments.bias[vae.config["latent_channels"] :] = LOG_VARIANCE
 
 
 @torch.no_grad()
@@ -50,7 +54,8 @@ def normalise_latents(vae: AutoencoderKL, mean: Float[Tensor, " z"], deviation: 
         vae: with quant_conv and post_quant_conv, in which the change disappears.
         mean, deviation: of each channel now.
     """
-    into, out = vae.quant_conv, vae.post_quant_conv
+    into: Any = vae.quant_conv
+    out: Any = vae.post_quant_conv
     channels = len(mean)
     mean, deviation = mean.to(into.weight), deviation.to(into.weight)
     into.weight[:channels] /= deviation[:, None, None, None]

@@ -43,7 +43,7 @@ def _run(
 
 def _decoder() -> TrainConfig:
     adversaries = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.9))
-    run = _run("decoder", replace(CROPS, num_frames=6, fps=(30.0,)), batch_size=4, learning_rate=5e-4)
+    run = _run("decoder", replace(CROPS, num_frames=6, fps=(30.0,)), batch_size=2, learning_rate=5e-4)
     return replace(run, optimizer=replace(adversaries, learning_rate=5e-4), discriminator=adversaries)
 
 

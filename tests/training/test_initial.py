@@ -36,8 +36,13 @@ def test_new_autoencoder_hears_grey_as_before_and_colour_louder() -> None:
 
 def test_normalised_latents_have_unit_variance_and_decode_to_the_same() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=3,
-                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=3,
+    )
     frames = torch.randn(4, 3, 16, 24)
     before = vae.encode(frames).latent_dist
     mean, deviation = before.mean.mean((0, 2, 3)), before.mean.std((0, 2, 3))

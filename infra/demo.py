@@ -1,6 +1,7 @@
 """The main job end to end, made of the public commands: corpus -> shards -> training -> service -> MP4.
 
-`python -m infra.demo --out out --minutes 8` runs it; everything it makes lies below the folder it is given.
+It starts from the checkpoint that ships, shows what that makes, and fine-tunes it for some minutes on real clips.
+`python -m infra.demo --out out --minutes 5` runs it; everything it makes lies below the folder it is given.
 """
 
 import os
@@ -21,10 +22,14 @@ from openai import OpenAI, OpenAIError
 
 from infra import demo_page
 from infra.cli import ExitCode, IncompleteError, run_command
+from infra.world import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_CLIPS = ROOT / "tests" / "data" / "driving"
 SERVICE_START_S = 180
+CHECKPOINT = "synthetic-driving"
+STAGES = ("prediction", "interpolation")
+ON_RAY = ("--cluster.launcher", "ray", "--cluster.max-workers", "2", "--cluster.engine", "deepspeed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,11 @@ class Demo:
 
     Attributes:
         out: folder for everything the demo makes; emptied first.
-        minutes: time for the three trainings together.
-        clips: number of synthetic driving clips.
+        minutes: time for the two trainings together.
     """
 
     out: Path = Path("out")
-    minutes: float = 8.0
-    clips: int = 64
+    minutes: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,9 @@ class Step:
 
 def steps(demo: Demo) -> list[Step]:
     """List the steps in order; each is one public command or the service's client."""
-    out, training_s = demo.out, demo.minutes * 60
-    corpus, shards, checkpoint, synthetic = out / "corpus", out / "shards", out / "checkpoint", out / "corpus/synthetic"
-    real_samples = [str(path) for path in sorted(REAL_CLIPS.glob("*.mp4"))[:2]]
-    train = ("--out", str(checkpoint), "--run-dir", str(out / "runs"))
-    encode = ("preprocessing", "run", str(corpus), str(shards), "--preset", "tiny", "--checkpoint", str(checkpoint))
-    decode = ("pipelines", "reconstruct", *real_samples, "--checkpoint", str(checkpoint))
+    out, checkpoint, training_s = demo.out, demo.out / "checkpoint", demo.minutes * 60
+    real_samples = [str(out / "corpus/real" / path.name) for path in sorted(REAL_CLIPS.glob("*.mp4"))[:2]]
+    shipped = ("--checkpoint", CHECKPOINT)
 
     def commands(*lines: Sequence[str]) -> Callable[[IO[str]], None]:
         def run_all(log: IO[str]) -> None:
@@ -67,32 +67,40 @@ def steps(demo: Demo) -> list[Step]:
 
         return run_all
 
-    def training(preset: str, source: Sequence[str], share: float) -> Step:
-        line = ("training", preset, *source, *train, "--minutes", f"{demo.minutes * share:.3f}")
-        return Step(title=f"train {preset}", run=commands(line), expected_s=25 + training_s * share)
+    def show(scene: str) -> Step:
+        target = ("--out", str(out / f"{scene}.mp4"), "--sheet", str(out / f"{scene}.png"))
+        line = ("pipelines", "generate", *shipped, "--scene", scene, "--stages", *STAGES, *target)
+        return Step(title=f"show what ships: driving by {scene}", run=commands(line), expected_s=60)
+
+    def training(name: str, *options: str) -> Step:
+        paths = ("--shards", str(out / "shards"), "--out", str(checkpoint), "--run-dir", str(out / "runs"))
+        time = ("--minutes", f"{demo.minutes / 2:.3f}", "--optimizer.learning-rate", "2e-4")
+        line = ("training", f"synthetic-driving-{name}", *paths, *time, *options)
+        return Step(title=f"fine-tune {name}", run=commands(line), expected_s=40 + training_s / 2)
 
     return [
+        show("day"),
+        show("night"),
         Step(
-            title=f"draw {demo.clips} synthetic drives beside the real clips",
+            title="draw synthetic drives beside the real clips, and look at both",
             run=commands(
-                ("preprocessing", "synthesize", str(synthetic), "--clips", str(demo.clips), "--preset", "tiny")
-            ),
-            expected_s=30,
-        ),
-        training("tiny-autoencoder", ("--corpus", str(corpus)), 0.4),
-        Step(title="encode both corpora into latent shards", run=commands(encode), expected_s=45),
-        training("tiny-image", ("--shards", str(shards)), 0.35),
-        training("tiny-keyframes", ("--shards", str(shards)), 0.25),
-        Step(
-            title="look at the corpora and at what the latents keep",
-            run=commands(
+                ("preprocessing", "synthesize", str(out / "corpus/synthetic"), "--clips", "6", "--preset", "smooth"),
                 ("pipelines", "sheet", *real_samples, "--out", str(out / "real.png")),
-                ("pipelines", "sheet", *_synthetic_samples(synthetic), "--out", str(out / "synthetic.png")),
-                (*decode, "--out", str(out / "again.png")),
+                ("pipelines", "sheet", *_synthetic_samples(out), "--out", str(out / "synthetic.png")),
+                ("pipelines", "reconstruct", *real_samples, *shipped, "--out", str(out / "again.png")),
             ),
-            expected_s=20,
+            expected_s=45,
         ),
-        Step(title="serve a clip", run=lambda log: _ask(demo, checkpoint, log), expected_s=60),
+        Step(
+            title="encode both corpora into latent shards (Ray Data)",
+            run=commands(
+                ("preprocessing", "run", str(out / "corpus"), str(out / "shards"), "--preset", CHECKPOINT, *shipped)
+            ),
+            expected_s=60,
+        ),
+        training("image", "--backbone", str(checkpoint / "backbone")),
+        training("prediction", "--initialise-from", "prediction", "--virtual-shards", "2", *ON_RAY),
+        Step(title="serve a clip (Ray Serve)", run=lambda log: _ask(demo, checkpoint, log), expected_s=60),
         Step(title="write the page", run=lambda log: demo_page.write(out), expected_s=5),
     ]
 
@@ -103,6 +111,7 @@ def run(demo: Demo) -> ExitCode:
         shutil.rmtree(demo.out)
     (demo.out / "corpus").mkdir(parents=True)
     shutil.copytree(REAL_CLIPS, demo.out / "corpus" / "real")
+    shutil.copytree(SHIPPED, demo.out / "checkpoint")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{demo.out.absolute() / 'mlflow.db'}"
     started = time.monotonic()
     todo = steps(demo)
@@ -115,8 +124,8 @@ def run(demo: Demo) -> ExitCode:
     return ExitCode.DONE
 
 
-def _synthetic_samples(corpus: Path) -> list[str]:
-    return [str(corpus / f"{number:06d}.mp4") for number in range(2)]
+def _synthetic_samples(out: Path) -> list[str]:
+    return [str(out / f"corpus/synthetic/{number:06d}.mp4") for number in range(2)]
 
 
 def _module(line: Sequence[str], log: IO[str]) -> None:
@@ -131,7 +140,8 @@ def _ask(demo: Demo, checkpoint: Path, log: IO[str]) -> None:
     with _service(checkpoint, demo.out / "service", log) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="demo", timeout=120)
         try:
-            video = client.videos.create_and_poll(prompt="driving by day", extra_body={"seed": 1, "scene": "day"})
+            wish = {"seed": 1, "scene": "day", "stages": STAGES}
+            video = client.videos.create_and_poll(prompt="driving by day", extra_body=wish)
             if video.status != "completed":
                 raise IncompleteError(f"the service could not make the clip: {video.error}; see {log.name}")
             client.videos.download_content(video.id).write_to_file(demo.out / "demo.mp4")

@@ -18,7 +18,8 @@ PLACES = {
     "shards/": "their latents, with plan, ledger and index",
     "runs/": "resumable state of the trainings",
     "mlflow.db": "curves and samples: <code>mlflow ui --backend-store-uri sqlite:///mlflow.db</code>",
-    "checkpoint/": "the trained system: <code>python -m pipelines generate --checkpoint</code> takes it",
+    "checkpoint/": "the fine-tuned system: <code>python -m pipelines generate --checkpoint</code> takes it",
+    "day.mp4, night.mp4": "clips of the checkpoint that ships",
     "service/": "the service's database and results",
     "demo.mp4": "the clip the service answered with",
     "demo.log": "everything the commands said",
@@ -33,17 +34,21 @@ def write(out: Path) -> None:
     )
     body = f"""
 <h1>From a folder of videos to an HTTP answer</h1>
-<p>Everything on this page was made on this machine within minutes, from nothing: a tiny autoencoder, a tiny image
-diffusion model and the temporal layers that turn it into a video model.</p>
-<h2>The answer</h2>
-<figure><video src="demo.mp4" controls autoplay loop muted width="512"></video>
-<figcaption><code>POST /v1/videos</code>, as the stock <code>openai</code> client sends it.</figcaption></figure>
+<p>Everything on this page was made on this machine within minutes. It starts from a small driving model that ships with
+the project and was trained on drawn drives; its image model and temporal layers are then fine-tuned on real clips.</p>
+<h2>What ships</h2>
+{_video("day.mp4", "Driving by day: eight key frames, then interpolation to 7.5 and to 30 frames a second.")}
+{_figure("day.png", "The same clip, frame by frame.")}
+{_video("night.mp4", "Driving by night.")}
+{_figure("night.png", "The same clip, frame by frame.")}
+<h2>Fine-tuned, and served</h2>
+{_video("demo.mp4", "<code>POST /v1/videos</code>, as the stock <code>openai</code> client sends it.")}
 {_figure("demo.png", "The same clip, frame by frame.")}
 <h2>What went in</h2>
 {_figure("synthetic.png", "Synthetic driving: two drives.")}
 {_figure("real.png", "Real driving clips.")}
 <h2>What the latents keep</h2>
-{_figure("again.png", "Above: real frames. Below: the same after encoding and decoding.")}
+{_figure("again.png", "Rows of real frames, each above the same after encoding and decoding.")}
 <h2>Loss</h2>
 <div class="curves">{drawn}</div>
 <h2>Where everything lies</h2>
@@ -51,6 +56,11 @@ diffusion model and the temporal layers that turn it into a video model.</p>
 """
     head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>videoldm demo</title><style>{STYLE}</style>'
     (out / "index.html").write_text(head + body)
+
+
+def _video(name: str, caption: str) -> str:
+    shown = f'<video src="{name}" controls autoplay loop muted width="512"></video>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _figure(name: str, caption: str) -> str:

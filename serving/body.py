@@ -67,11 +67,16 @@ async def read_body(request: Request) -> Body:
 
 async def _read_form(request: Request) -> Body:
     fields: dict[str, Any] = {}
+    lists: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
     try:
         # The file's size is bounded by the whole body's; the other parts are text of a request.
         async with request.form(max_files=2, max_fields=64, max_part_size=2**20) as form:
             for name, value in form.multi_items():
+                # Clients send a list as one part for each entry: stages[]=prediction, stages[]=interpolation.
+                if name.endswith("[]") and isinstance(value, str):
+                    lists.setdefault(name.removesuffix("[]"), []).append(value)
+                    continue
                 if name in fields or name in files:
                     raise ApiError(400, "invalid_value", f"{name[:80]} is given twice; give it once", param=name[:80])
                 if isinstance(value, UploadFile):
@@ -86,7 +91,10 @@ async def _read_form(request: Request) -> Body:
             raise ApiError(400, "invalid_value", f"{name[:80]} takes no file", param=name[:80])
     # Clients send nested objects as bracketed parts: video[id]=..., input_reference[image_url]=...
     nested = {name: {key: fields.pop(f"{name}[{key}]")} for name, key in _NESTED if f"{name}[{key}]" in fields}
-    taken = _from_json({**fields, **nested})
+    for name in lists:
+        if name in fields:
+            raise ApiError(400, "invalid_value", f"{name[:80]} is given twice; give it once", param=name[:80])
+    taken = _from_json({**fields, **nested, **lists})
     return Body(fields=taken.fields, files={**files, **taken.files}, references=taken.references)
 
 

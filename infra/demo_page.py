@@ -37,7 +37,7 @@ def write(out: Path) -> None:
 <p>Everything on this page was made on this machine within minutes. It starts from a small driving model that ships with
 the project and was trained on drawn drives; its image model and temporal layers are then fine-tuned on real clips.</p>
 <h2>What ships</h2>
-{_video("day.mp4", "Driving by day: eight key frames, then interpolation to 7.5 and to 30 frames a second.")}
+{_video("day.mp4", "Driving by day: eight key frames, half a second apart.")}
 {_figure("day.png", "The same clip, frame by frame.")}
 {_video("night.mp4", "Driving by night.")}
 {_figure("night.png", "The same clip, frame by frame.")}

@@ -110,9 +110,9 @@ def test_extension_holds_the_old_part_and_the_new_one(client):
 
 
 def test_what_the_checkpoint_cannot_do_is_refused(client):
-    for stages in ('["image"]', ["image"]):
+    for given in ('["image"]', ["image"]):
         with pytest.raises(openai.BadRequestError, match="needs the stage prediction"):
-            client.videos.create(prompt="x", extra_body={"stages": stages, "num_frames": 2})
+            client.videos.create(prompt="x", extra_body={"stages": given, "num_frames": 2})
     with pytest.raises(openai.BadRequestError, match="does not use boxes"):
         client.videos.create(prompt="x", extra_body={"boxes": '[{"x1":0,"y1":0,"x2":1,"y2":1}]'})
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from pipelines.config import ModelPreset, Network, StageConfig, StageName, UpsamplerPreset
+from pipelines.config import ModelPreset, StageConfig, StageName, UpsamplerPreset
 from pipelines.diffusion.noise import NoiseConfig
 from pipelines.diffusion.sampling import SamplerConfig
 from pipelines.models import architectures
@@ -23,8 +23,8 @@ def tiny() -> ModelPreset:
     return ModelPreset(
         name="tiny",
         condition="scene",
-        autoencoder=_small_autoencoder((32, 48, 64, 64), groups=16),
-        unet=_small_unet((64, 128), (8, 16), attention=2),
+        autoencoder=architectures.small_autoencoder((32, 48, 64, 64), groups=16),
+        unet=architectures.small_unet((64, 128), (8, 16), attention=2),
         stages={
             "keyframes": StageConfig(
                 temporal=TemporalConfig(mix="scalar", cross_attention_dim=None),
@@ -46,12 +46,6 @@ def synthetic_driving() -> ModelPreset:
     Twice the usual latent channels: an autoencoder of this size puts no colour into four.
     """
     channels = 8
-    unet = {
-        **_small_unet((64, 96, 96), (16, 32), attention=2),
-        "in_channels": channels,
-        "out_channels": channels,
-        "norm_num_groups": 8,
-    }
     noise = NoiseConfig(prediction="v_prediction", beta_start=0.0015, beta_end=0.0195, zero_terminal_snr=True)
     prediction = StageConfig(
         temporal=TemporalConfig(
@@ -92,10 +86,12 @@ def synthetic_driving() -> ModelPreset:
     return ModelPreset(
         name="synthetic-driving",
         condition="scene",
-        autoencoder={**_small_autoencoder((16, 32, 64, 96), groups=4), "latent_channels": channels},
-        unet=unet,
+        autoencoder=architectures.small_autoencoder((16, 32, 64, 96), groups=4, latent_channels=channels),
+        unet=architectures.small_unet((64, 96, 96), (16, 32), attention=2, groups=8, latent_channels=channels),
         stages={"prediction": prediction, "interpolation": interpolation},
-        upsampler=UpsamplerPreset(unet=_small_upsampler(), autoencoder=None, stage=upsampler, noise_level=120),
+        upsampler=UpsamplerPreset(
+            unet=architectures.small_upsampler_unet(), autoencoder=None, stage=upsampler, noise_level=120
+        ),
     )
 
 
@@ -264,48 +260,3 @@ def _sampler(paper_steps: int, paper_eta: float, paper: bool) -> SamplerConfig:
     if paper:
         return SamplerConfig(name="ddim", num_steps=paper_steps, eta=paper_eta, spacing="leading", steps_offset=1)
     return SamplerConfig(name="dpm_solver", num_steps=max(20, paper_steps // 10))
-
-
-def _small_autoencoder(channels: tuple[int, ...], *, groups: int) -> Network:
-    return {
-        "block_out_channels": channels,
-        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
-        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": groups,
-        "sample_size": 64,
-    }
-
-
-def _small_unet(channels: tuple[int, ...], latent_size: tuple[int, int], *, attention: int) -> Network:
-    """A U-Net with attention in its `attention` deepest levels and one scene token."""
-    plain = len(channels) - attention
-    return {
-        "sample_size": latent_size,
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": channels,
-        "down_block_types": ("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * attention,
-        "up_block_types": ("CrossAttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
-        "layers_per_block": 1,
-        "attention_head_dim": 4,
-        "cross_attention_dim": 64,
-        "use_linear_projection": True,
-    }
-
-
-def _small_upsampler() -> Network:
-    """A purely convolutional pixel U-Net, so that patches and whole frames are one and the same to it."""
-    return {
-        "in_channels": 6,
-        "out_channels": 3,
-        "block_out_channels": (16, 32, 64, 64),
-        "down_block_types": ("DownBlock2D",) * 4,
-        "up_block_types": ("UpBlock2D",) * 4,
-        "layers_per_block": 1,
-        "norm_num_groups": 2,
-        "add_attention": False,
-        "class_embed_type": "timestep",
-        "resnet_time_scale_shift": "scale_shift",
-    }

@@ -42,6 +42,8 @@ def ablation_runs() -> dict[str, TrainConfig]:
             name=model.name,
             objective="keyframes",
             model=model,
+            # Time ends it: all have the same, whatever a step of theirs costs.
+            steps=100_000,
             train_all=name == END_TO_END,
             data=replace(base.data, context_noise=None),
         )

@@ -153,3 +153,57 @@ def _autoencoder(width: int, multipliers: tuple[int, ...]) -> Config:
         "layers_per_block": 2,
         "latent_channels": 4,
     }
+
+
+def small_autoencoder(channels: tuple[int, ...], *, groups: int, latent_channels: int = 4) -> Config:
+    """Autoencoder of one block a level, for minutes or hours of two cores (`AutoencoderKL`)."""
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+        "layers_per_block": 1,
+        "latent_channels": latent_channels,
+        "norm_num_groups": groups,
+        "sample_size": 64,
+    }
+
+
+def small_unet(
+    channels: tuple[int, ...],
+    latent_size: tuple[int, int],
+    *,
+    attention: int,
+    groups: int = 32,
+    latent_channels: int = 4,
+) -> Config:
+    """U-Net with attention in its `attention` deepest levels and one scene token (`UNet2DConditionModel`)."""
+    plain = len(channels) - attention
+    return {
+        "sample_size": latent_size,
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": channels,
+        "down_block_types": ("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * attention,
+        "up_block_types": ("CrossAttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
+        "layers_per_block": 1,
+        "norm_num_groups": groups,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 64,
+        "use_linear_projection": True,
+    }
+
+
+def small_upsampler_unet() -> Config:
+    """Purely convolutional pixel U-Net (`UNet2DModel`): patches and whole frames are one and the same to it."""
+    return {
+        "in_channels": 6,
+        "out_channels": 3,
+        "block_out_channels": (16, 32, 64, 64),
+        "down_block_types": ("DownBlock2D",) * 4,
+        "up_block_types": ("UpBlock2D",) * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+        "add_attention": False,
+        "class_embed_type": "timestep",
+        "resnet_time_scale_shift": "scale_shift",
+    }

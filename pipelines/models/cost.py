@@ -50,7 +50,8 @@ def meta_inputs(
     """Make noisy latents, timesteps and all conditions that a network takes, on the meta device; see above."""
     clips, num_frames, channels, height, width = shape
     unet, config = network.unet, network.config
-    context_channels = unet.config["in_channels"] - channels or config.context_channels or config.input_concat * 5
+    concatenated = (channels + 1) * config.input_concat
+    context_channels = unet.config["in_channels"] - channels or config.context_channels or concatenated
     spatial_dim, temporal_dim = unet.config.get("cross_attention_dim"), config.cross_attention_dim
     is_labelled = getattr(unet, "class_embedding", None) is not None
     with torch.device("meta"):

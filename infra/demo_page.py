@@ -42,7 +42,7 @@ the project and was trained on drawn drives; its image model and temporal layers
 {_video("night.mp4", "Driving by night.")}
 {_figure("night.png", "The same clip, frame by frame.")}
 <h2>Fine-tuned, and served</h2>
-{_video("demo.mp4", "<code>POST /v1/videos</code>, as the stock <code>openai</code> client sends it.")}
+{_video("demo.mp4", "<code>POST /v1/videos</code> without a scene, as the stock <code>openai</code> client sends it.")}
 {_figure("demo.png", "The same clip, frame by frame.")}
 <h2>What went in</h2>
 {_figure("synthetic.png", "Synthetic driving: two drives.")}

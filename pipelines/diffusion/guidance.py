@@ -23,7 +23,6 @@ def guide(
     scale: Scale,
     *,
     interval: tuple[float, float] | None = None,
-    rescale: float = 0.0,
 ) -> Denoise:
     """Guide a network: f' = f(z) + s (f(z; c) - f(z)).
 
@@ -33,19 +32,15 @@ def guide(
         scale: s; 1.0 calls only the conditional network, 0.0 only the other.
         interval: first and last timestep to guide, ends included (see `noise_interval`); outside, the conditional
             prediction is taken alone, at half the cost.
-        rescale: share in which the guided prediction gets the standard deviation of the conditional one, against
-            over-exposed pictures from zero-SNR models (Lin et al. 2023, equations 14 to 16, who use 0.7).
 
     Returns:
         Denoise function that answers in float32 or wider: differences times a scale do not survive half precision.
 
     Raises:
-        ValueError: If the interval is empty or `rescale` is not a share.
+        ValueError: If the interval is empty.
     """
     if interval is not None and interval[0] > interval[1]:
         raise ValueError(f"guidance interval={interval} is empty; give (first, last) with first <= last")
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"guidance rescale={rescale}; use 0 (off) to 1")
 
     def denoise(noisy: Latents, timestep: Timestep) -> Latents:
         if _is_number(scale, 1.0):
@@ -53,7 +48,7 @@ def guide(
         if _is_number(scale, 0.0):
             return _at_least_float32(unconditional(noisy, timestep))
         without, given = (_at_least_float32(network(noisy, timestep)) for network in (unconditional, conditional))
-        return rescale_deviation(combine(without, given, scale), given, rescale)
+        return combine(without, given, scale)
 
     return denoise if interval is None else _limit(denoise, conditional, interval)
 
@@ -72,17 +67,6 @@ def combine(without: Latents, given: Latents, scale: Scale) -> Latents:
         scale_of_frame = rearrange(scale.to(given), "t -> 1 t 1 1 1")
         return without + scale_of_frame * (given - without)
     return without + scale * (given - without)
-
-
-def rescale_deviation(guided: Latents, given: Latents, share: float) -> Latents:
-    """Give each guided clip, by `share`, the standard deviation of its unguided prediction."""
-    if share == 0:
-        return guided
-    axes = (1, 2, 3, 4)
-    # An untrained network may answer 0 everywhere; 0 / 0 would end the sampling in nan.
-    deviation = guided.std(axes, keepdim=True).clamp(min=torch.finfo(guided.dtype).tiny)
-    ratio = given.std(axes, keepdim=True) / deviation
-    return guided * (share * ratio + 1 - share)
 
 
 def rising_scale(first: float, last: float, num_frames: int) -> Float[Tensor, " t"]:

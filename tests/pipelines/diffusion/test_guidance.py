@@ -1,9 +1,8 @@
 import pytest
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch.testing import assert_close
 
-from pipelines.diffusion.guidance import combine, guide, noise_interval, rescale_deviation, rising_scale
+from pipelines.diffusion.guidance import guide, noise_interval, rising_scale
 from pipelines.diffusion.noise import NoiseConfig, NoiseSchedule
 from pipelines.diffusion.sampler_state import finish, initial_state
 from pipelines.diffusion.sampling import SamplerConfig, sample, sampling_timesteps
@@ -128,14 +127,6 @@ def test_negative_prompt_is_the_unconditional_side(pair):
     assert_close((guided + negative(noisy, TIMESTEP)) / 2, conditional(noisy, TIMESTEP))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
-def test_rescaled_guidance_equals_diffusers(share):
-    given, guided = draw("given"), combine(draw("without"), draw("given"), 9.0)
-    expected = rescale_noise_cfg(guided, given, guidance_rescale=share)
-    assert_close(rescale_deviation(guided, given, share), expected)
-    assert_close(guide(lambda x, t: given, lambda x, t: draw("without"), 9.0, rescale=share)(given, TIMESTEP), expected)
-
-
 def test_guided_sampling_of_gaussian_data_follows_the_guided_mean(gaussian_network, start):
     """Guiding from N(0, 1) to N(mean, 1) by s is the exact model of N(s mean, 1), for which DDIM has a closed form.
 
@@ -164,8 +155,6 @@ def test_contradictory_guidance_is_refused(pair):
     conditional, unconditional = pair
     with pytest.raises(ValueError, match="empty"):
         guide(conditional, unconditional, 2.0, interval=(5.0, 4.0))
-    with pytest.raises(ValueError, match="rescale"):
-        guide(conditional, unconditional, 2.0, rescale=1.5)
     with pytest.raises(ValueError, match="low < high"):
         noise_interval(NoiseSchedule(NoiseConfig(prediction="epsilon")), 2.0, 1.0)
     with pytest.raises(ValueError, match="no timestep"):

@@ -28,6 +28,8 @@ class StageConfig:
         height: height of a frame in pixels.
         width: width of a frame in pixels.
         context_level: noise level put on given frames when sampling; None leaves them clean (the paper's way).
+        low_deviation: of frames from their low resolution, for an upsampler of pixels that starts from it (see
+            pipelines.diffusion.anchor); None starts from nothing (the paper's way).
     """
 
     temporal: TemporalConfig
@@ -39,8 +41,11 @@ class StageConfig:
     height: int
     width: int
     context_level: int | None = None
+    low_deviation: float | None = None
 
     def __post_init__(self) -> None:
+        if self.low_deviation is not None and self.low_deviation <= 0:
+            raise ValueError(f"low_deviation={self.low_deviation}; use None or a positive number such as 0.1")
         if self.num_frames < 1 or self.fps <= 0:
             raise ValueError(f"num_frames={self.num_frames}, fps={self.fps}; both must be positive")
         if self.height < 1 or self.width < 1:

@@ -81,7 +81,8 @@ def synthetic_driving() -> ModelPreset:
         fps=7.5,
         height=64,
         width=64,
-        context_level=60,
+        context_level=20,
+        low_deviation=0.1,
     )
     return ModelPreset(
         name="synthetic-driving",

@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.diffusion.anchor import anchored
 from pipelines.diffusion.frame_masks import Mask, masked_context, noisy_context
 from pipelines.diffusion.noise import Denoise, NoiseSchedule, per_clip
 from pipelines.diffusion.sampler_state import Seed, clip_noise
 from pipelines.diffusion.windows import blend_denoise
 from pipelines.models.conditioning import Conditions
 from pipelines.networks import Stage
-from pipelines.tensors import Frames, Latents, Timestep
+from pipelines.tensors import Context, Frames, Latents, Timestep
 
 Sides = tuple[Conditions, Conditions]
 """What clips show, and what guidance pushes away from."""
@@ -66,7 +67,7 @@ def with_low_resolution(
 
     Source: Blattmann et al. 2023, section 3.4 and equation 5.
     """
-    level = torch.full((low.shape[0],), float(stage.config.context_level or 0), device=low.device)
+    level = _low_level(stage, low)
     noise = frame_noise(tuple(low.shape), seed, first_frame, "low resolution").to(low)
     images = rearrange(stage.schedule.add_noise(low, level, noise), "b t c H W -> (b t) c H W")
     if tuple(images.shape[2:]) != size:
@@ -86,9 +87,18 @@ def denoise_in_windows(stage: Stage, conditions: Conditions, num_frames: int, ov
 
     def window(frames: slice) -> Denoise:
         assert conditions.context is not None
-        return stage.denoise(replace(conditions, context=conditions.context[:, frames]))
+        context = conditions.context[:, frames]
+        denoise = stage.denoise(replace(conditions, context=context))
+        if stage.config.low_deviation is None:
+            return denoise
+        return anchored(denoise, context, _low_level(stage, context), stage.schedule, stage.config.low_deviation)
 
     return blend_denoise(window, num_frames, stage.config.num_frames, overlap)
+
+
+def _low_level(stage: Stage, low: Context) -> Timestep:
+    """Level of the noise on the low resolution of each clip."""
+    return torch.full((low.shape[0],), float(stage.config.context_level or 0), device=low.device)
 
 
 def frame_noise(shape: tuple[int, ...], seed: Seed, first_frame: int, purpose: str) -> Latents:

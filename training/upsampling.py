@@ -18,12 +18,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines import checkpoint
-from pipelines.config import UpsamplerPreset
+from pipelines.config import StageConfig, UpsamplerPreset
 from pipelines.configs import to_json
+from pipelines.diffusion.anchor import anchored
 from pipelines.diffusion.frame_masks import draw_levels
 from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.diffusion.objective import denoising_loss, draw_noise
@@ -125,22 +126,27 @@ def fit_to(low: Frames, latents: Latents) -> Context:
 class UpsampleNetwork(LossNetwork):
     """The upsampler, as an image network or with temporal layers."""
 
-    def __init__(
-        self, unet: UNet | None, video: VideoUNet | None, schedule: NoiseSchedule, config: TrainConfig
-    ) -> None:
+    def __init__(self, unet: UNet | None, video: VideoUNet | None, stage: StageConfig, config: TrainConfig) -> None:
         super().__init__(config)
-        self.unet, self.video, self.schedule = unet, video, schedule
+        self.unet, self.video = unet, video
+        self.schedule, self.low_deviation = NoiseSchedule(stage.noise), stage.low_deviation
 
     def denoise(self, batch: UpsampleBatch) -> Denoise:
         """Bind the low resolution."""
-        if self.video is not None:
-            return partial(self.video, conditions=self._conditions(self.video.unet, batch))
-        assert self.unet is not None
-        return partial(_denoise_frames, self.unet, self._conditions(self.unet, batch))
+        denoise = self._network(batch)
+        if self.low_deviation is None:
+            return denoise
+        return anchored(denoise, batch.low, batch.level, self.schedule, self.low_deviation)
 
     def losses(self, batch: UpsampleBatch) -> Float[Tensor, " b"]:
         """See LossNetwork."""
         return denoising_loss(self.denoise(batch), batch.latents, self.schedule, batch.timestep, batch.noise)
+
+    def _network(self, batch: UpsampleBatch) -> Denoise:
+        if self.video is not None:
+            return partial(self.video, conditions=self._conditions(self.video.unet, batch))
+        assert self.unet is not None
+        return partial(_denoise_frames, self.unet, self._conditions(self.unet, batch))
 
     def _conditions(self, unet: UNet, batch: UpsampleBatch) -> Conditions:
         width = unet.config.get("cross_attention_dim")
@@ -223,7 +229,6 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
     if preset is None:
         raise ValueError(f"{config.model.name!r} has no upsampler; use a system that has one, such as 'driving'")
     source, held_out = open_videos(config, inputs)
-    schedule = NoiseSchedule(preset.stage.noise)
     identity = {"data": source.digest}
     vae: AutoencoderKL | None = None
     if preset.autoencoder is not None:
@@ -231,11 +236,11 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
     with seeded(config.seed):
         unet = _image_network(config, preset, inputs)
         if config.objective == "upsampler-image":
-            network = UpsampleNetwork(unet, None, schedule, config)
+            network = UpsampleNetwork(unet, None, preset.stage, config)
         else:
             freeze([unet], config)
             video = VideoUNet(unet, preset.stage.temporal)
-            network = UpsampleNetwork(None, video, schedule, config)
+            network = UpsampleNetwork(None, video, preset.stage, config)
             identity["backbone"] = checkpoint.read_manifest(checkpoint.local_folder(inputs.out)).digest(
                 f"{FOLDER}/unet/"
             )
@@ -248,7 +253,7 @@ def upsample_task(config: TrainConfig, inputs: Inputs) -> UpsampleTask:
         held_out=held_out,
         recipe=UpsampleRecipe(
             crops=FrameRecipe(seed=config.seed, crop=crop, factor=1, latent_channels=1),
-            schedule=schedule,
+            schedule=network.schedule,
             max_level=preset.noise_level,
             vae=vae,
         ),
@@ -262,6 +267,8 @@ def _image_network(config: TrainConfig, preset: UpsamplerPreset, inputs: Inputs)
     if config.objective == "upsampler-image" and not (inputs.backbone and folder.is_dir()):
         unet: UNet = _family(preset)(**preset.unet)
         quiet_branches(unet)
+        if preset.stage.low_deviation is not None:
+            nn.init.zeros_(unet.conv_out.weight)
         return unet
     return _family(preset).from_pretrained(folder, use_safetensors=True)
 

@@ -177,3 +177,13 @@ def test_large_frames_far_from_borders_equal_their_tiles(stage: Stage, monkeypat
 @pytest.mark.parametrize(("factor", "size"), [(1, (24, 32)), (4, (6, 8))])
 def test_size_of_the_latents_follows_the_autoencoder(low: Tensor, factor: int, size: tuple[int, int]) -> None:
     assert upsample(make_stage(), low, factor=factor).shape[-2:] == size
+
+
+def test_stage_that_starts_from_the_low_resolution_needs_no_trained_network(low: Tensor) -> None:
+    stage = make_stage(level=0)
+    for parameter in stage.network.unet.conv_out.parameters():
+        parameter.zero_()
+    anchored = replace(stage, config=replace(stage.config, low_deviation=0.02))
+    large = functional.interpolate(low.flatten(0, 1), scale_factor=4, mode="bilinear").unflatten(0, (2, 7))
+    assert (upsample(anchored, low) - large).std() < 0.05
+    assert (upsample(stage, low) - large).std() > 0.1

@@ -57,7 +57,7 @@ def synthetic_driving() -> ModelPreset:
         ),
         noise=noise,
         sampler=SamplerConfig(name="dpm_solver", num_steps=25),
-        guidance_scale=1.5,
+        guidance_scale=3.0,
         num_frames=8,
         fps=1.875,
         height=128,

@@ -19,7 +19,8 @@ MADE_BY: dict[Kind, tuple[str, ...]] = {
     "real": (),
     "decoder": ("backbone/vae/", "decoder/"),
     "upsampler": ("upsampler/", "temporal/upsampler/"),
-    "boxes": ("backbone/vae/", "decoder/", "boxes/"),
+    # An image model samples as the stage says that it is made for.
+    "boxes": ("backbone/vae/", "decoder/", "boxes/", "temporal/"),
     "interpolation": ("backbone/", "decoder/", "temporal/interpolation/"),
     "clip": ("backbone/", "decoder/", "temporal/"),
     "rollout": ("backbone/", "decoder/", "temporal/"),

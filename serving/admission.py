@@ -1,6 +1,8 @@
 """Who gets in: the bounds of the queue, each tenant's quota, the place in line, and when to try again."""
 
-from sqlalchemy import ColumnElement, Connection, Float, and_, cast, func, or_, select, update
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Float, and_, case, cast, func, or_, select, update
 
 from serving.records import UNFINISHED, Bounds, NewJob, QueueFullError
 from serving.tables import jobs, loads, rates, tasks, tenants
@@ -13,19 +15,24 @@ _WORKER_ALIVE_S = 30.0
 _DAY_S = 86400.0
 
 
+_UNFINISHED = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
+
+
+def is_full(connection: Connection, bounds: Bounds) -> bool:
+    """Whether the service has all the unfinished jobs that it takes in."""
+    return connection.execute(_UNFINISHED).scalar_one() >= bounds.max_unfinished
+
+
 def check_room(connection: Connection, new: NewJob, bounds: Bounds, now: float) -> None:
     """Refuse a job for which the service or its tenant has no room.
 
     Raises:
         QueueFullError: with an estimate of when there is room.
     """
-    count = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
-    if connection.execute(count).scalar_one() >= bounds.max_unfinished:
-        wait_s = seconds_per_job(connection, now)
-        message = f"the queue is full ({bounds.max_unfinished} jobs); try again later"
-        raise QueueFullError(message, wait_s, is_everybodys=True)
+    if is_full(connection, bounds):
+        raise QueueFullError("the service is full", seconds_per_job(connection, now), is_everybodys=True)
     tenant = connection.execute(select(tenants).where(tenants.c.name == new.tenant)).one()
-    if connection.execute(count.where(jobs.c.tenant == new.tenant)).scalar_one() >= tenant.max_unfinished:
+    if connection.execute(_UNFINISHED.where(jobs.c.tenant == new.tenant)).scalar_one() >= tenant.max_unfinished:
         wait_s = seconds_per_job(connection, now)
         raise QueueFullError(f"this key may have {tenant.max_unfinished} unfinished jobs; wait for one to end", wait_s)
     today = (jobs.c.tenant == new.tenant) & (jobs.c.created_at > now - _DAY_S)
@@ -60,10 +67,9 @@ def rate_of(connection: Connection, stage: str) -> float:
 
 def seconds_per_job(connection: Connection, now: float) -> float:
     """Estimate the time between two finished jobs: mean work at the busiest stage, shared by its workers."""
-    unfinished = select(jobs.c.id).where(jobs.c.status.in_(UNFINISHED))
-    num_jobs = max(1, connection.execute(select(func.count()).select_from(unfinished.subquery())).scalar_one())
-    slowest = [work_s / num_jobs / workers for work_s, workers in _load_by_stage(connection, now).values()]
-    return max(slowest, default=_DEFAULT_SECONDS_PER_COST)
+    num_jobs = max(1, connection.execute(_UNFINISHED).scalar_one())
+    loads_by_stage = _loads(connection, now)
+    return max((load.work_s / num_jobs / load.workers for load in loads_by_stage), default=_DEFAULT_SECONDS_PER_COST)
 
 
 def seconds_until_done(connection: Connection, job: str, now: float) -> float:
@@ -73,17 +79,26 @@ def seconds_until_done(connection: Connection, job: str, now: float) -> float:
     if row is None:
         return 0.0
     sooner = or_(tasks.c.priority > row.priority, and_(tasks.c.priority == row.priority, tasks.c.rank <= row.rank))
-    own = sum(work_s for work_s, _ in _load_by_stage(connection, now, tasks.c.job == job).values())
-    return max([own, *(work_s / workers for work_s, workers in _load_by_stage(connection, now, sooner).values())])
+    loads_by_stage = _loads(connection, now, sooner, job)
+    return max([sum(load.own_s for load in loads_by_stage), *(load.work_s / load.workers for load in loads_by_stage)])
 
 
-def _load_by_stage(
-    connection: Connection, now: float, which: ColumnElement[bool] | None = None
-) -> dict[str, tuple[float, int]]:
-    """Seconds of work left and number of workers, by stage."""
-    share_left = 1.0 - cast(tasks.c.steps_done, Float) / tasks.c.num_steps
+@dataclass(frozen=True, kw_only=True)
+class _Load:
+    """Seconds of work left at a stage, those of one job among them, and the number of workers."""
+
+    work_s: float
+    own_s: float
+    workers: int
+
+
+def _loads(connection: Connection, now: float, which: ColumnElement[bool] | None = None, job: str = "") -> list[_Load]:
+    left = tasks.c.cost * (1.0 - cast(tasks.c.steps_done, Float) / tasks.c.num_steps)
+    own = case((tasks.c.job == job, left), else_=0.0)
+    rate = func.coalesce(func.max(rates.c.seconds_per_cost), _DEFAULT_SECONDS_PER_COST)
     work = (
-        select(tasks.c.stage, func.sum(tasks.c.cost * share_left).label("cost"))
+        select(tasks.c.stage, (func.sum(left) * rate).label("work_s"), (func.sum(own) * rate).label("own_s"))
+        .select_from(tasks.outerjoin(rates, rates.c.stage == tasks.c.stage))
         .where(tasks.c.status.in_(("waiting", "ready", "leased")))
         .group_by(tasks.c.stage)
     )
@@ -91,7 +106,7 @@ def _load_by_stage(
         work = work.where(which)
     alive = select(loads.c.owner, loads.c.stages).where(loads.c.seen_at > now - _WORKER_ALIVE_S).distinct()
     helpers = [set(row.stages.split(",")) for row in connection.execute(alive).all()]
-    return {
-        row.stage: (row.cost * rate_of(connection, row.stage), max(1, sum(row.stage in stages for stages in helpers)))
+    return [
+        _Load(work_s=row.work_s, own_s=row.own_s, workers=max(1, sum(row.stage in stages for stages in helpers)))
         for row in connection.execute(work).all()
-    }
+    ]

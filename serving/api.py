@@ -19,6 +19,7 @@ from serving import derived, events, system, videos
 from serving.backend import Backend
 from serving.body import BodyLimit
 from serving.errors import ApiError, answer, from_validation
+from serving.turnstile import EarlyRefusal
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def build_api(backend: Backend) -> FastAPI:
     )
     api.state.backend = backend
     api.add_middleware(BodyLimit, max_bytes=backend.config.limits.max_upload_bytes + 2**20)
+    api.add_middleware(EarlyRefusal, backend=backend)
     api.add_middleware(RequestLog)
     for kind in (ApiError, HTTPException, Exception):
         api.add_exception_handler(kind, answer)

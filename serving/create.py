@@ -2,8 +2,6 @@
 
 import logging
 import secrets
-import threading
-import time
 import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,35 +18,15 @@ from serving.releases import Release
 from serving.requests import VideoRequest, fingerprint, resolve
 from serving.tenants import Tenant
 from serving.traces import of_job
+from serving.turnstile import no_room
 from serving.uploads import check_image, check_video, num_frames_at
 
 # A client that did not get our answer sends the same body again within its time-out.
 _REPLAY_WINDOW_S = 120.0
 
 
-class Turnstile:
-    """Spreads refused callers over the places that will come free, one after another."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next_at = 0.0
-
-    def wait_s(self, interval_s: float, longest_s: float) -> float:
-        """Promise the next free place.
-
-        Args:
-            interval_s: time between two places.
-            longest_s: time in which the whole queue turns over; promises go no further.
-        """
-        with self._lock:
-            now = time.monotonic()
-            self._next_at = min(max(now, self._next_at) + interval_s, now + longest_s)
-            return self._next_at - now
-
-
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
-turnstile = Turnstile()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,19 +99,18 @@ def create_job(backend: Backend, tenant: Tenant, release: Release, asked: Asked)
 
 
 def _store(backend: Backend, new: NewJob, request_id: str) -> Job:
-    is_kept = False
+    is_kept, bounds = False, Bounds(max_unfinished=backend.config.max_unfinished)
     try:
-        job, is_kept = backend.jobs.create(new, Bounds(max_unfinished=backend.config.max_unfinished))
+        job, is_kept = backend.jobs.create(new, bounds)
         line = "job accepted job=%s request=%s tenant=%s cost=%.4g steps=%d is_new=%s"
         logger.info(line, job.id, request_id, new.tenant, sum(t.cost for t in new.tasks), job.num_steps, is_kept)
         return job
     except ConflictError as err:
         raise ApiError(409, "idempotency_conflict", str(err)) from err
     except QueueFullError as err:
-        wait_s = err.retry_after_s
         if err.is_everybodys:
-            wait_s = turnstile.wait_s(wait_s, wait_s * backend.config.max_unfinished)
-        raise ApiError(429, "queue_full", str(err), retry_after_s=wait_s) from err
+            raise no_room(bounds, err.retry_after_s) from err
+        raise ApiError(429, "queue_full", str(err), retry_after_s=err.retry_after_s) from err
     finally:
         if not is_kept and new.request["inputs"]:
             backend.artifacts.remove_job(new.id)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
 
-from serving.admission import check_room, take_rank
+from serving.admission import check_room, is_full, seconds_per_job, take_rank
 from serving.bell import Bell
 from serving.database import read, take_admission_lock, write
 from serving.order import comes_before, queue, turn
@@ -41,6 +41,16 @@ class JobStore:
             self.bell.ring(stage)
         assert job is not None
         return job, True
+
+    def is_full(self, bounds: Bounds) -> bool:
+        """Whether there is no room for another job, whoever sends it."""
+        with read(self.engine) as connection:
+            return is_full(connection, bounds)
+
+    def seconds_per_job(self) -> float:
+        """Estimate the time between two finished jobs."""
+        with read(self.engine) as connection:
+            return seconds_per_job(connection, self.clock())
 
     def get(self, job_id: str, tenant: str | None = None) -> Job | None:
         """Look a job up; None if there is none, or if it is another tenant's."""

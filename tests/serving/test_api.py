@@ -235,8 +235,13 @@ def test_idempotency_key_and_client_retry_find_the_job_that_is_there(client, raw
 
 def test_full_queue_answers_429_with_a_wait_that_grows(client, raw, house):
     wait_for(lambda: all(job.is_finished for job in house.backend.jobs.list("anonymous", limit=100)))
-    long = [raw.post("/v1/videos", json={"prompt": "x", "num_inference_steps": 9_000}) for _ in range(8)]
+    body, key = {"prompt": "x", "num_inference_steps": 9_000}, {"idempotency-key": "in time"}
+    long = [raw.post("/v1/videos", json=body, headers=key if not i else {}) for i in range(8)]
     assert [answer.status_code for answer in long] == [200] * 6 + [429] * 2
+    again = raw.post("/v1/videos", json=body, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, long[0].json()["id"])
+    too_late = raw.post("/v1/videos", json=body, headers={"idempotency-key": "too late"})
+    assert (too_late.status_code, too_late.json()["error"]["code"]) == (429, "queue_full")
     waits = [int(answer.headers["retry-after-ms"]) for answer in long[6:]]
     assert 0 < waits[0] <= waits[1]
     assert int(long[6].headers["retry-after"]) >= 1

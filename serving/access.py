@@ -11,7 +11,7 @@ from serving.releases import Release
 from serving.tenants import Quota, Tenant
 
 
-def get_backend(request: Request) -> Backend:
+async def get_backend(request: Request) -> Backend:
     """Get the stores of the running application."""
     backend: Backend = request.app.state.backend
     return backend

@@ -38,6 +38,7 @@ class ReleaseStore:
 
     def __init__(self, engine: Engine, bell: Bell, clock: Clock = time.time) -> None:
         self.engine, self.bell, self.clock = engine, bell, clock
+        self._names: dict[str, str] = {}
 
     def propose(self, digest: str, uri: str, description: dict[str, Any]) -> Release:
         """Begin the rollout of a checkpoint; one that failed or retired earlier is tried afresh."""
@@ -60,6 +61,13 @@ class ReleaseStore:
         with read(self.engine) as connection:
             row = connection.execute(select(releases).where(releases.c.digest == digest)).first()
         return _release(row) if row else None
+
+    def name(self, digest: str) -> str:
+        """Name of a release, which its digest covers; asked for with every look at a job."""
+        if digest not in self._names:
+            release = self.get(digest)
+            self._names[digest] = release.description["name"] if release else ""
+        return self._names[digest]
 
     def active(self) -> Release | None:
         """The release that new jobs go to; None before the first one is loaded."""

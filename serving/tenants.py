@@ -38,6 +38,8 @@ class TenantStore:
 
     def __init__(self, engine: Engine, clock: Clock = time.time) -> None:
         self.engine, self.clock = engine, clock
+        # It has no key that could be revoked.
+        self._anonymous: Tenant | None = None
 
     def add(self, name: str, quota: Quota) -> tuple[str, str]:
         """Make a key.
@@ -62,7 +64,8 @@ class TenantStore:
             ValueError: no such key.
         """
         with write(self.engine) as connection:
-            revoked = update(tenants).where(tenants.c.name == name).values(revoked_at=self.clock(), key_hash=None)
+            mine = (tenants.c.name == name) & tenants.c.key_hash.is_not(None)
+            revoked = update(tenants).where(mine).values(revoked_at=self.clock(), key_hash=None)
             if connection.execute(revoked).rowcount == 0:
                 raise ValueError(f"there is no key named {name!r}")
 
@@ -73,15 +76,9 @@ class TenantStore:
 
     def anonymous(self, quota: Quota) -> Tenant:
         """Get the caller that stands for everybody on a service without keys, making it if need be."""
-        found = self._one(tenants.c.name == ANONYMOUS)
-        if found is None:
-            with write(self.engine) as connection:
-                if connection.execute(select(tenants.c.name).where(tenants.c.name == ANONYMOUS)).first() is None:
-                    row = _row(ANONYMOUS, quota, self.clock(), None, _webhook_secret())
-                    connection.execute(insert(tenants).values(**row))
-            found = self._one(tenants.c.name == ANONYMOUS)
-        assert found is not None
-        return found
+        if self._anonymous is None:
+            self._anonymous = self._one(tenants.c.name == ANONYMOUS) or self._make_anonymous(quota)
+        return self._anonymous
 
     def webhook_secret(self, name: str) -> str | None:
         """Get the secret that signs a caller's webhooks."""
@@ -89,6 +86,15 @@ class TenantStore:
             return connection.execute(
                 select(tenants.c.webhook_secret).where(tenants.c.name == name)
             ).scalar_one_or_none()
+
+    def _make_anonymous(self, quota: Quota) -> Tenant:
+        with write(self.engine) as connection:
+            if connection.execute(select(tenants.c.name).where(tenants.c.name == ANONYMOUS)).first() is None:
+                row = _row(ANONYMOUS, quota, self.clock(), None, _webhook_secret())
+                connection.execute(insert(tenants).values(**row))
+        made = self._one(tenants.c.name == ANONYMOUS)
+        assert made is not None
+        return made
 
     def _one(self, condition: object) -> Tenant | None:
         query = select(tenants.c.name, tenants.c.max_priority, tenants.c.webhook_secret)

@@ -51,9 +51,16 @@ def video(job: Job, *, model: str, retention_s: float, queue_position: int, eta_
     }
 
 
-def poll_after_ms(job: Job, eta_s: float) -> int:
-    """When to ask again: often near the end, seldom far from it."""
-    return int(min(_MAX_POLL_MS, max(_MIN_POLL_MS, 1000 * eta_s / 4)))
+def poll_after_ms(eta_s: float, elapsed_s: float) -> int:
+    """When to ask again: often near the expected end, but never sooner than a tenth of the time gone by.
+
+    So a job costs a few dozen questions at most, however long it takes and however wrong the estimate is.
+
+    Args:
+        eta_s: estimated seconds until the job is done.
+        elapsed_s: seconds since it was accepted.
+    """
+    return int(min(_MAX_POLL_MS, max(_MIN_POLL_MS, 1000 * eta_s / 4, 1000 * elapsed_s / 10)))
 
 
 def _progress(job: Job) -> int:

@@ -1,5 +1,6 @@
 """The routes of the OpenAI Videos API, and what we add to them: cancel, segments, idempotency."""
 
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -30,11 +31,10 @@ def show(backend: Backend, job: Job, response: Response | None = None) -> dict[s
     """Describe a job, and tell the client when to ask again."""
     eta_s = backend.eta_s(job)
     if response is not None and not job.is_finished:
-        response.headers["openai-poll-after-ms"] = str(poll_after_ms(job, eta_s))
-    release = backend.releases.get(job.release)
+        response.headers["openai-poll-after-ms"] = str(poll_after_ms(eta_s, time.time() - job.created_at))
     return video(
         job,
-        model=release.description["name"] if release else "",
+        model=backend.releases.name(job.release),
         retention_s=backend.config.retention_s,
         queue_position=backend.jobs.queue_position(job) if job.status == "queued" else 0,
         eta_s=eta_s,

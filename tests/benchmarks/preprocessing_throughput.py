@@ -1,16 +1,20 @@
-"""P1: frames per CPU-second of a whole run on Ray, against the bare encoder on frames already in memory."""
+"""P1: frames per CPU-second of a run on Ray, against the bare encoder on frames already in memory."""
 
+import statistics
+import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
-import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from infra.cluster import connect
-from pipelines.presets import tiny
-from pipelines.shard_format import ShardConfig
+from pipelines.checkpoint import PRETRAINED
+from pipelines.video_encode import encode_mp4
 from preprocessing import dataset
 from preprocessing.arguments import Job
 from preprocessing.config import ClipForm, PreprocessConfig, Resources
@@ -18,65 +22,99 @@ from preprocessing.encoder import find_autoencoder, load_encoder
 from preprocessing.identity import shard_config
 from preprocessing.run import make_or_read_plan
 from preprocessing.sources import find_sources
-from preprocessing.synthetic.corpus import CorpusSettings, synthesize
+from preprocessing.synthetic.render import Drive
+from preprocessing.synthetic.scene import draw_scene
 
+VAE = PRETRAINED / "synthetic_driving" / "backbone" / "vae"
 SIZE = (64, 128)
+CLIP_FRAMES, SOURCE_FRAMES, GROUP_FRAMES = 8, 80, 400
+WATCH_S = 2.0
+
+T = TypeVar("T")
 
 
-def efficiency(folder: Path, frames: int) -> float:
-    """CPU time per frame of the bare encoder over that of everything a run does, from its first commit to its last."""
-    vae_folder = folder / "throughput-vae"
-    torch.manual_seed(0)
-    AutoencoderKL(**tiny().autoencoder).save_pretrained(vae_folder)
-    corpus = folder / "throughput"
-    settings = CorpusSettings(
-        clips=frames // 80, seed=0, height=SIZE[0], width=SIZE[1], fps="10", seconds=8.0, noise=0.0
+def efficiency(folder: Path, frames: int) -> tuple[float, float]:
+    """CPU time per frame of the bare encoder over that of all processes of a run, and the former in milliseconds.
+
+    A run over one group has the same start and end as a run over many: the difference is what `frames` frames cost.
+    The bare encoder is measured before, between and after the two.
+
+    Args:
+        folder: for corpus and shards.
+        frames: a multiple of GROUP_FRAMES.
+    """
+    job = Job(
+        corpus=str(make_corpus(folder, frames + 2 * GROUP_FRAMES)),
+        shards=str(folder / "throughput-shards"),
+        checkpoint=str(VAE),
+        config=PreprocessConfig(
+            clips=(ClipForm(num_frames=CLIP_FRAMES, fps="10"),), sizes=(SIZE,), min_groups=frames // GROUP_FRAMES + 2
+        ),
     )
-    corpus.mkdir()
-    for _ in synthesize(corpus, settings, 2):
-        pass
-    config = PreprocessConfig(
-        clips=(ClipForm(num_frames=8, fps="10"),), sizes=(SIZE,), min_groups=max(frames // 400, 4)
-    )
-    job = Job(corpus=str(corpus), shards=str(folder / "throughput-shards"), checkpoint=str(vae_folder), config=config)
-    vae, sources = find_autoencoder(job.checkpoint), find_sources(job.corpus)
-    bare = [bare_cpu_s(vae_folder)]
+    vae = find_autoencoder(job.checkpoint)
     with connect():
-        summary = make_or_read_plan(job, sources, vae, dataset)
-        config_of_shards: ShardConfig = shard_config(job, vae, summary)
-        rows = dataset.encode_groups(
-            job.shards, range(summary.groups), config_of_shards, vae.folder, config, Resources(encoders=1)
-        )
-        first = next(rows)
-        done, start = 0, tree_cpu_s()
-        for row in rows:
-            done += row["clips"]
-        spent = tree_cpu_s() - start
-    bare.append(bare_cpu_s(vae_folder))
-    assert first["clips"] + done == summary.clips
-    return min(bare) * done * 8 / spent
+        summary = make_or_read_plan(job, find_sources(job.corpus), vae, dataset)
+        config = shard_config(job, vae, summary)
+
+        def encode(groups: Sequence[int]) -> int:
+            resources = Resources(encoders=1)
+            rows = dataset.encode_groups(job.shards, groups, config, vae.folder, job.config, resources)
+            return CLIP_FRAMES * sum(row["clips"] for row in rows)
+
+        bare = [bare_cpu_s(vae.folder)]
+        few_s, few = tree_cpu_s(lambda: encode([0]))
+        bare.append(bare_cpu_s(vae.folder))
+        many_s, many = tree_cpu_s(lambda: encode(range(1, summary.groups)))
+        bare.append(bare_cpu_s(vae.folder))
+    assert many - few == frames, f"{many} and {few} frames were encoded"
+    return statistics.median(bare) * (many - few) / (many_s - few_s), statistics.median(bare) * 1e3
+
+
+def make_corpus(folder: Path, frames: int) -> Path:
+    """Videos of 80 frames at 10 frames a second, ten cut out of each rendered drive."""
+    corpus, (height, width) = folder / "throughput", SIZE
+    for i in range(frames // SOURCE_FRAMES):
+        if i % 10 == 0:
+            drive = Drive(draw_scene(0, i // 10), SOURCE_FRAMES / 10, height + 32, width + 32)
+            images = np.stack([drive.frame(k / 10).image for k in range(SOURCE_FRAMES)])
+        top, left = i % 2 * 32, i % 10 // 2 * 8
+        encode_mp4(corpus / f"{i:04d}.mp4", images[:, top : top + height, left : left + width], Fraction(10))
+    return corpus
 
 
 def bare_cpu_s(vae_folder: Path) -> float:
     """CPU seconds per frame of the encoder alone, median over clips."""
     encode = load_encoder(vae_folder, "float32", "cpu")
-    frames = np.random.default_rng(0).integers(0, 255, (8, *SIZE, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (CLIP_FRAMES, *SIZE, 3), np.uint8)
     encode(frames)
     spent = []
-    for _ in range(25):
+    for _ in range(50):
         start = time.process_time()
         encode(frames)
         spent.append(time.process_time() - start)
-    return float(np.median(spent)) / 8
+    return statistics.median(spent) / CLIP_FRAMES
 
 
-def tree_cpu_s() -> float:
-    """CPU seconds of this process and all it has started."""
-    total = 0.0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        try:
-            used = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += used.user + used.system
-    return total
+def tree_cpu_s(work: Callable[[], T]) -> tuple[float, T]:
+    """CPU seconds of a call in this process and all it starts, those that end meanwhile included, and its result."""
+    used: dict[tuple[int, float], float] = {}
+    ended = threading.Event()
+
+    def look() -> float:
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used[process.pid, process.create_time()] = times.user + times.system
+        return sum(used.values())
+
+    def watch() -> None:
+        while not ended.wait(WATCH_S):
+            look()
+
+    start = look()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    result = work()
+    ended.set()
+    watcher.join()
+    return look() - start, result

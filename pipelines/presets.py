@@ -75,13 +75,13 @@ def synthetic_driving() -> ModelPreset:
     upsampler = StageConfig(
         temporal=TemporalConfig(mix="scalar", cross_attention_dim=None, context_channels=3, context_width=8),
         noise=NoiseConfig(prediction="v_prediction", beta_start=1e-4, beta_end=0.02, zero_terminal_snr=True),
-        sampler=SamplerConfig(name="dpm_solver", num_steps=8),
+        sampler=SamplerConfig(name="dpm_solver", num_steps=3),
         guidance_scale=1.0,
         num_frames=8,
         fps=7.5,
         height=64,
         width=64,
-        context_level=20,
+        context_level=5,
         low_deviation=0.1,
     )
     return ModelPreset(

@@ -58,12 +58,12 @@ def synthetic_driving_runs() -> dict[str, TrainConfig]:
     gaps = replace(CLIPS, num_frames=5, fps=(7.5, 30.0))
     runs = [
         _run("autoencoder", CROPS, steps=8556, batch_size=4, learning_rate=1e-3),
-        _run("image", FRAMES, steps=3867, batch_size=8, learning_rate=1e-3),
+        _run("image", FRAMES, steps=5852, batch_size=8, learning_rate=1e-3),
         _run("image", replace(FRAMES, boxes=True), steps=2078, batch_size=8, learning_rate=5e-4, name="boxes"),
-        _run("prediction", CLIPS, steps=677, batch_size=4, learning_rate=1e-3),
+        _run("prediction", CLIPS, steps=893, batch_size=4, learning_rate=1e-3),
         replace(_run("interpolation", gaps, steps=275, batch_size=4, learning_rate=1e-3), initialise_from="prediction"),
         _decoder(),
-        _run("upsampler-image", PATCHES, steps=1421, batch_size=8, learning_rate=1e-3),
-        _run("upsampler", replace(PATCHES, num_frames=8), steps=640, batch_size=2, learning_rate=5e-4),
+        _run("upsampler-image", PATCHES, steps=782, batch_size=8, learning_rate=1e-3),
+        _run("upsampler", replace(PATCHES, num_frames=8), steps=234, batch_size=2, learning_rate=5e-4),
     ]
     return {run.name: run for run in runs}

@@ -27,7 +27,7 @@ class WorkerConfig:
     lease_s: float = 10.0
     """A worker that was not heard of for so long has lost its task."""
     save_every_s: float = 0.5
-    """At most so much denoising is done again after a kill."""
+    """At most so much denoising is done again after a kill, or fifty times as much as saving takes."""
     preview_every_s: float = 1.0
     report_every_s: float = 0.3
     step_timeout_s: float = 600.0

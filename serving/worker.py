@@ -8,7 +8,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,8 @@ tracer = trace.get_tracer(__name__)
 _IDLE_S = 2.0
 _DATABASE_PATIENCE_S = 120.0
 _KEPT_RUNS = 8
+# Saving, and drawing previews, may each cost no more than a fiftieth of the time, however slow storage is.
+_PAUSE_PER_TIME = 50.0
 
 Run = Generator[State, None, Output]
 
@@ -49,12 +52,31 @@ class _Progress:
     lease: Lease
     run: Run
     steps_done: int
+    saving: "_Pace"
+    previewing: "_Pace"
+    reporting: "_Pace"
     state: State | None = None
-    saved_at: float = 0.0
     saved_steps: int = 0
     saved: str | None = None
-    reported_at: float = 0.0
-    previewed_at: float = 0.0
+
+
+class _Pace:
+    """When something is due: every so often, but with pauses many times as long as it takes; 0 is after every step."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._ended_at, self._took_s = every_s, time.monotonic(), 0.0
+
+    @property
+    def is_due(self) -> bool:
+        pause_s = max(self._every_s, _PAUSE_PER_TIME * self._took_s) if self._every_s else 0.0
+        return time.monotonic() - self._ended_at >= pause_s
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._ended_at = time.monotonic()
+        self._took_s = self._ended_at - began
 
 
 class Worker:
@@ -121,10 +143,12 @@ class Worker:
         if lease.position == 0 and lease.token == 1:
             self.observe("queue_wait_s", time.time() - lease.created_at, lease.stage)
         try:
-            self._steps(_Progress(lease=lease, run=self._start(lease), steps_done=lease.steps_done))
+            self._steps(self._begin(lease))
         except LeaseLostError as err:
             logger.warning("task lost job=%s stage=%s reason=%s", lease.job, lease.stage, err)
             self.observe("lost", 1.0, lease.stage)
+            # A job cancelled during its last step ends here, with the lease still ours; whoever cancelled waits for it.
+            retry(lambda: self.queue.let_go(lease), patience_s=_DATABASE_PATIENCE_S)
         except (MemoryError, OSError, RuntimeError) as err:
             reason = f"{type(err).__name__}: {err}"
             # A full device or disk may pass; the attempts are counted, and the job fails when they are used up.
@@ -137,6 +161,19 @@ class Worker:
             retry(lambda: self.queue.fail(lease, "stage_failed", message), patience_s=_DATABASE_PATIENCE_S)
         finally:
             self._current = None
+
+    def _begin(self, lease: Lease) -> _Progress:
+        run, config = self._start(lease), self.config
+        return _Progress(
+            lease=lease,
+            run=run,
+            steps_done=lease.steps_done,
+            saving=_Pace(config.save_every_s),
+            previewing=_Pace(config.preview_every_s),
+            reporting=_Pace(config.report_every_s),
+            saved_steps=lease.steps_done,
+            saved=lease.state,
+        )
 
     def _start(self, lease: Lease) -> Run:
         paused = self._paused.pop((lease.job, lease.position, lease.steps_done), None)
@@ -156,8 +193,6 @@ class Worker:
 
     def _steps(self, progress: _Progress) -> None:
         lease = progress.lease
-        progress.saved_at = progress.reported_at = progress.previewed_at = time.monotonic()
-        progress.saved_steps, progress.saved = lease.steps_done, lease.state
         while self._may_go_on(progress):
             began = self._step_began = time.monotonic()
             try:
@@ -197,33 +232,37 @@ class Worker:
 
     def _tell(self, progress: _Progress) -> None:
         """Save, preview and report, each as often as it is due."""
-        lease, now = progress.lease, time.monotonic()
-        if now - progress.saved_at >= self.config.save_every_s:
+        lease = progress.lease
+        if progress.saving.is_due:
             self._save(progress)
         preview = None
-        if now - progress.previewed_at >= self.config.preview_every_s and progress.state:
-            progress.previewed_at = now
-            picture = self.stage_set.preview(self.shelf.model(lease.release), progress.state)
-            preview = self.artifacts.put(lease.job, picture, ".jpg") if picture else None
-        if preview or now - progress.reported_at >= self.config.report_every_s:
-            progress.reported_at = now
-            steps_done = progress.steps_done
-            retry(lambda: self.queue.report(lease, steps_done, preview=preview), patience_s=_DATABASE_PATIENCE_S)
+        if progress.previewing.is_due and progress.state:
+            with progress.previewing.timed():
+                picture = self.stage_set.preview(self.shelf.model(lease.release), progress.state)
+                preview = self.artifacts.put(lease.job, picture, ".jpg") if picture else None
+        if preview or progress.reporting.is_due:
+            with progress.reporting.timed():
+                steps_done = progress.steps_done
+                retry(lambda: self.queue.report(lease, steps_done, preview=preview), patience_s=_DATABASE_PATIENCE_S)
 
     def _save(self, progress: _Progress) -> None:
         if not progress.state or progress.saved_steps == progress.steps_done:
             return
         lease, old = progress.lease, progress.saved
-        reference = self.artifacts.put_tensors(lease.job, progress.state)
-        retry(lambda: self.queue.save(lease, progress.steps_done, reference), patience_s=_DATABASE_PATIENCE_S)
-        progress.saved, progress.saved_steps, progress.saved_at = reference, progress.steps_done, time.monotonic()
-        if old and old != reference:
-            self.artifacts.remove(old)
+        with progress.saving.timed():
+            reference = self.artifacts.put_tensors(lease.job, progress.state)
+            retry(lambda: self.queue.save(lease, progress.steps_done, reference), patience_s=_DATABASE_PATIENCE_S)
+            progress.saved, progress.saved_steps = reference, progress.steps_done
+            if old and old != reference:
+                self.artifacts.remove(old)
 
     def _finish(self, lease: Lease, output: Output, progress: _Progress) -> None:
         data = self.artifacts.put(lease.job, output.data, output.suffix)
         results = {
-            variant: self.artifacts.put(lease.job, content, suffix)
+            # Often a caller's file is the very one that the next stage reads.
+            variant: data
+            if (content, suffix) == (output.data, output.suffix)
+            else self.artifacts.put(lease.job, content, suffix)
             for variant, (content, suffix) in output.results.items()
         }
         retry(lambda: self.queue.complete(lease, data, results), patience_s=_DATABASE_PATIENCE_S)

@@ -3,7 +3,7 @@ import pytest
 from serving.conductor import Conductor
 from serving.worker import Worker
 from tests.serving.house import House, wait_for, working
-from tests.serving.toy import make_checkpoint
+from tests.serving.toy import ToyStages, make_checkpoint
 
 
 @pytest.fixture
@@ -85,6 +85,21 @@ def test_cancel_stops_the_work_before_the_next_step(house):
         other = house.submit(seed=5)
         wait_for(lambda: len(house.steps(other)) == 5)
         assert len(house.steps(job)) == stopped_at
+
+
+def test_job_cancelled_during_its_last_step_is_let_go_at_once(tmp_path):
+    class LateCancel(ToyStages):
+        def _publish(self, model, call):
+            output = yield from super()._publish(model, call)
+            house.backend.jobs.cancel(call.job)
+            return output
+
+    house = House(tmp_path, stages=LateCancel(trace=str(tmp_path / "trace")), lease_s=1000.0)
+    job = house.submit()
+    with working(house.worker("denoise"), house.worker("decode")):
+        wait_for(lambda: house.backend.jobs.get(job).is_finished)
+        wait_for(lambda: not house.backend.jobs.is_running(job))
+    assert house.backend.jobs.get(job).status == "cancelled"
 
 
 def test_short_job_overtakes_a_long_one_within_a_step(house):

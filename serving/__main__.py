@@ -20,9 +20,8 @@ import tyro
 
 from infra.cli import ExitCode, parse, run_command
 from serving.config import ServeConfig
-from serving.database import migrate, open_database
-from serving.pipeline_stages import PipelineStages
-from serving.rollout import roll_out
+from serving.database import check_database, migrate, open_database
+from serving.preflight import check_checkpoint, check_port
 from serving.tenants import Quota, TenantStore
 
 _READY_S = 600.0
@@ -60,7 +59,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def _serve(config: ServeConfig) -> ExitCode:
-    # Ray is slow to import: bad arguments are answered before.
+    check_port(config.host, config.port)
+    check_database(config.database_url)
+    check_checkpoint(config.checkpoint)
+    # Ray, torch and diffusers are slow to import: bad arguments are answered before.
+    from serving.pipeline_stages import PipelineStages  # noqa: PLC0415
     from serving.service import running  # noqa: PLC0415
 
     ending = threading.Event()
@@ -89,6 +92,11 @@ def _keys(keys: Keys) -> ExitCode:
 
 def _rollout(rollout: Rollout) -> ExitCode:
     config = ServeConfig(checkpoint=rollout.checkpoint, state=rollout.state, database=rollout.database)
+    check_database(config.database_url)
+    check_checkpoint(config.checkpoint)
+    from serving.pipeline_stages import PipelineStages  # noqa: PLC0415
+    from serving.rollout import roll_out  # noqa: PLC0415
+
     release = roll_out(config, PipelineStages(), rollout.patience_s)
     print(f"serving {rollout.checkpoint} (release {release.digest[:12]})")
     return ExitCode.DONE

@@ -18,6 +18,19 @@ _MIGRATION_LOCK = 0x76_6C_64_6D
 _ADMISSION_LOCK = _MIGRATION_LOCK + 1
 
 
+def check_database(url: str) -> None:
+    """Look at the kind of a database.
+
+    Raises:
+        ValueError: one that cannot hold jobs.
+    """
+    kind = make_url(url).get_backend_name()
+    if kind not in ("sqlite", "postgresql"):
+        raise ValueError(
+            f"database {url!r} is of kind {kind!r}; use sqlite:////path/jobs.db or postgresql+psycopg://..."
+        )
+
+
 def open_database(url: str, *, durable: bool) -> Engine:
     """Connect to the job database, making the folder of an SQLite file if it is not there.
 
@@ -29,12 +42,10 @@ def open_database(url: str, *, durable: bool) -> Engine:
     Raises:
         ValueError: the URL names another kind of database.
     """
-    kind = make_url(url).get_backend_name()
-    if kind == "sqlite":
+    check_database(url)
+    if make_url(url).get_backend_name() == "sqlite":
         return _open_sqlite(url, durable)
-    if kind == "postgresql":
-        return create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=16)
-    raise ValueError(f"database {url!r} is of kind {kind!r}; use sqlite:////path/jobs.db or postgresql+psycopg://...")
+    return create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=16)
 
 
 def _open_sqlite(url: str, durable: bool) -> Engine:

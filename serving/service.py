@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from serving.app import build_app
 from serving.backend import open_backend
 from serving.config import ServeConfig
 from serving.database import migrate
+from serving.preflight import check_port
 from serving.rollout import wait_active
 from serving.stage_set import StageSet
 
@@ -41,7 +41,7 @@ def running(config: ServeConfig, stage_set: StageSet, *, num_cpus: int | None = 
         ValueError: no checkpoint, the port is in use (nothing has been started then), or it cannot be loaded.
     """
     digest, description = stage_set.describe(config.checkpoint)
-    _refuse_taken_port(config.host, config.port)
+    check_port(config.host, config.port)
     migrate(config.database_url)
     releases = open_backend(config, stage_set, durable=True).releases
     releases.propose(digest, config.checkpoint, description)
@@ -69,14 +69,3 @@ def _patiently(action: Callable[[], object]) -> None:
             if not left:
                 raise
             logger.warning("%s Waiting on; the machine is busy.", err)
-
-
-def _refuse_taken_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as err:
-            raise ValueError(
-                f"port {port} on {host} cannot be used: {err.strerror}; choose another with --port"
-            ) from err

@@ -110,8 +110,9 @@ class Generation:
         sampling = self._sampling("prediction", seed)
         kept, given = clip[:, :-2], clip[:, -2:]
         wanted = self.plan.num_keyframes - kept.shape[1]
-        # Equation 4: text goes together with the context, other conditions stay in both terms.
-        unconditional = sides[1] if self.networks.condition_kind == "text" else sides[0]
+        # Equation 4 leaves scenes in both terms; a roll-out that is guided towards both keeps to its scene.
+        keeps_scene = self.request.paper_mode and self.networks.condition_kind != "text"
+        unconditional = sides[0] if keeps_scene else sides[1]
         windows = plan_rollout(wanted, stage.config.num_frames, given.shape[1])
         steps = stages.predict(stage, given, sides[0], unconditional, sampling, wanted)
         rest = self._follow(steps, "prediction", len(windows) * sampling.sampler.num_steps)

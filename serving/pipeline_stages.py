@@ -115,10 +115,8 @@ def _prediction(model: Model, call: Call) -> Generator[State, None, Output]:
     if state is None and is_edit:
         start = sum(each.keyframes for each in pipeline_plan.segments(request, model.description)[: call.segment])
         state = edited(stage, how, _source(model, call, start - before.shape[1], frames))
-    shown, nothing = conditions(model, request)
-    # Equation 4: text goes together with the context, other conditions stay in both terms.
-    nothing = nothing if model.networks.condition_kind == "text" else shown
-    done = yield from denoise(model, call, stages.predict(stage, before, shown, nothing, how, frames, state))
+    sides = conditions(model, request)
+    done = yield from denoise(model, call, stages.predict(stage, before, *sides, how, frames, state))
     # The first frame of a clip that begins with a picture belongs to it; those of an earlier segment do not.
     first = 0 if call.segment == 0 and request["mode"] == "create" else before.shape[1]
     return _latents(done[:, first:][:, : own.keyframes])

@@ -12,7 +12,7 @@ from pipelines.configs import to_json
 from training.evaluation.measuring import Job, Kind, Result, Settings
 from training.evaluation.rows import pack, unpack
 
-VERSION = 1
+VERSION = 2
 """Raised when making or measuring changes, so that older results are not taken up."""
 
 MADE_BY: dict[Kind, tuple[str, ...]] = {

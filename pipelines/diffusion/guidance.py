@@ -2,7 +2,7 @@
 
 All of it wraps denoise functions in another one, so samplers never know. What the condition is decides the name: text
 or scene tokens (classifier-free guidance; a negative prompt is the unconditional side with that prompt), or the context
-frames (context guidance, Blattmann et al. 2023, equation 4). Other conditions stay on both sides.
+frames (context guidance, Blattmann et al. 2023, equation 4, where other conditions stay on both sides).
 """
 
 import torch

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,3 +12,10 @@ def _forget_s3_endpoints() -> Iterator[None]:
     """Let the next test meet its own server: s3fs keeps connections by their arguments, not by the environment."""
     yield
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(autouse=True)
+def _stay_ordinary() -> Iterator[None]:
+    """Take back what SVT-AV1 does for root: the thread that opens it becomes a real-time one, and all its children."""
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -46,7 +46,7 @@ class Form:
 
 
 FORMS = {
-    "short": Form(clips=16, variants=8, rollouts=2, minutes=1.0, steps=10),
+    "short": Form(clips=8, variants=2, rollouts=2, minutes=1.0, steps=10),
     "full": Form(clips=256, variants=128, rollouts=16, minutes=5.0, steps=None),
 }
 
@@ -63,7 +63,7 @@ class Arguments:
         shards: latent shards for the trainings of the ablations; without them ablations are left out.
         real_shards: latent shards of real videos, for the training of another image model; without them it is left out.
         train_minutes: time of each training.
-        form: short, or full with sixteen times the clips and the checkpoint's own denoising steps.
+        form: short, or full with thirty times the clips and the checkpoint's own denoising steps.
         clips, variants, rollouts, steps: numbers that differ from the form's.
         out: folder for everything.
         document: file whose text after the marker is replaced by what was found, such as docs/results.md.

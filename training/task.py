@@ -1,5 +1,6 @@
 """What a run needs of its objective: networks with losses, data, export and a look at the result."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ def put_part(folder: Path, part: str, write: Callable[[Path], None], *, name: st
     aside = folder / f".new-{part.replace('/', '-')}"
     aside.mkdir(parents=True, exist_ok=True)
     write(aside)
+    for path in aside.rglob("config.json"):
+        # diffusers notes there from which folder of this machine a network was loaded.
+        values = json.loads(path.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     for path in aside.rglob("*.safetensors"):
         halved = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
         save_file(halved, path, metadata={"format": "pt"})

@@ -15,13 +15,14 @@ from pipelines.models.temporal_decoder import VideoDecoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
 from pipelines.video_io import write_mp4
+from tests.training.runs import go
 from training.config import ClusterConfig, DataConfig, OptimizerConfig, TrainConfig
 from training.export import export
 from training.presets import make_preset, preset_names, tiny_system
 from training.reduction import Workers
 from training.sources import VideoSource
 from training.task import Inputs
-from training.worker import Job, Outcome, run_worker
+from training.worker import Job, run_worker
 
 MakeConfig = Callable[..., TrainConfig]
 System = Any
@@ -57,12 +58,6 @@ def micro_system(micro: ModelPreset) -> ModelPreset:
     upsampler = replace(whole.upsampler, unet=unet, stage=shrunk(whole.upsampler.stage))
     stages = {name: shrunk(stage) for name, stage in whole.stages.items()}
     return replace(micro, stages={**stages, "keyframes": micro.stages["keyframes"]}, upsampler=upsampler)
-
-
-def go(job: Job) -> Outcome:
-    outcome = run_worker(job, Workers(), torch.device("cpu"))
-    assert outcome.error is None, outcome.error
-    return outcome
 
 
 @pytest.mark.parametrize("objective", ["prediction", "interpolation"])
@@ -217,6 +212,8 @@ def test_upsampler_goes_on_from_one_that_is_there(system: System, make_config: M
     written = load_file(Path(inputs.out) / "upsampler" / "unet" / "diffusion_pytorch_model.safetensors")
     for name, value in task.network.unet.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(value, written[name].float()), name
+    task.export(Path(inputs.out), {})
+    assert inputs.out not in (Path(inputs.out) / "upsampler" / "unet" / "config.json").read_text()
 
 
 def test_preview_of_every_video_run_is_a_clip(system: System, make_config: MakeConfig, corpus: str) -> None:

@@ -21,7 +21,8 @@ from pipelines.models.latent_space import latent_scaling, spatial_factor
 from pipelines.networks import Networks, Stage
 from pipelines.pixels import to_float, to_uint8
 from pipelines.stage_inputs import Sides
-from pipelines.stages import Sampling, StageState
+from pipelines.stage_state import StageState
+from pipelines.stages import Sampling
 from pipelines.tensors import Frames, Latents, VideoFrames
 
 Report = Callable[[str, float], None]

@@ -9,7 +9,7 @@ Source: Blattmann et al. 2023, section 3 and figure 5.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,6 @@ from pipelines.diffusion.sampler_state import (
     SamplerState,
     clip_noise,
     initial_state,
-    state_from_tensors,
-    state_to_tensors,
 )
 from pipelines.diffusion.sampling import SamplerConfig, sample
 from pipelines.diffusion.windows import append_window, join_gaps, open_gaps, open_window, plan_rollout, split_gaps
@@ -42,11 +40,10 @@ from pipelines.stage_inputs import (
     with_given_frames,
     with_low_resolution,
 )
+from pipelines.stage_state import StageState
 from pipelines.tensors import Frames, Latents
 
 AnyStage = Stage | ImageStage
-
-DONE = "done"
 
 UPSAMPLING = 4
 """Factor of the upsampler in height and width."""
@@ -70,30 +67,6 @@ class Sampling:
     guidance_last: float | None = None
     guidance_interval: tuple[float, float] | None = None
     seed: int
-
-
-@dataclass(frozen=True)
-class StageState:
-    """Where a stage stands after a step: what is done, and the sampler at work on the rest.
-
-    Attributes:
-        done: finished latents; None until the first part is finished.
-        sampler: state of the running sampler; None once the stage is finished.
-    """
-
-    done: Latents | None
-    sampler: SamplerState | None
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Flatten for a safetensors file."""
-        tensors = {} if self.sampler is None else state_to_tensors(self.sampler)
-        return tensors if self.done is None else {**tensors, DONE: self.done}
-
-    @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor]) -> "StageState":
-        """Rebuild what `to_tensors` flattened."""
-        rest = {name: tensor for name, tensor in tensors.items() if name != DONE}
-        return StageState(done=tensors.get(DONE), sampler=state_from_tensors(rest) if rest else None)
 
 
 def finish(states: Iterable[StageState]) -> Latents:

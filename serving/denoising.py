@@ -16,6 +16,7 @@ from pipelines.generation_plan import Request, sampling_of
 from pipelines.networks import Stage
 from pipelines.scenes import WORDS, Scene, parse_scene
 from pipelines.stage_inputs import Sides
+from pipelines.stage_state import DONE, StageState
 from pipelines.tensors import Latents
 from serving.model import Model
 from serving.pipeline_plan import steps_left_out, steps_of
@@ -26,7 +27,7 @@ from serving.stage_set import Call, State
 def denoise(
     model: Model,
     call: Call,
-    steps: Iterator[stages.StageState],
+    steps: Iterator[StageState],
     *,
     done: Tensor | None = None,
     beside: State | None = None,
@@ -41,7 +42,7 @@ def denoise(
         beside: what else belongs into the saved state.
     """
     if call.state is not None and done is None:
-        done = call.state.get(stages.DONE)
+        done = call.state.get(DONE)
     while True:
         # Another job may have used another backbone since the last step.
         model.variants.use(call.request["backbone"])
@@ -54,15 +55,15 @@ def denoise(
         yield {**after.to_tensors(), **(beside or {})}
 
 
-def resumed(model: Model, call: Call, *, without: tuple[str, ...] = ()) -> stages.StageState | None:
+def resumed(model: Model, call: Call, *, without: tuple[str, ...] = ()) -> StageState | None:
     """The state that an earlier run of the task was in."""
     if call.state is None:
         return None
     here = {name: value.to(model.networks.device) for name, value in call.state.items() if name not in without}
-    return stages.StageState.from_tensors(here)
+    return StageState.from_tensors(here)
 
 
-def edited(stage: Stage, how: stages.Sampling, source: Latents) -> stages.StageState:
+def edited(stage: Stage, how: stages.Sampling, source: Latents) -> StageState:
     """Where an edit starts: the source with so much noise that its layout stays and the rest is made anew.
 
     Source: Meng et al. 2022 (SDEdit, arXiv 2108.01073).
@@ -71,7 +72,7 @@ def edited(stage: Stage, how: stages.Sampling, source: Latents) -> stages.StageS
     timestep = sampling_timesteps(how.sampler, stage.schedule.config)[skipped : skipped + 1].to(source.device)
     noise = clip_noise(tuple(source.shape), f"{how.seed}/edit", "start").to(source.device)
     noisy = stage.schedule.add_noise(source, timestep, noise)
-    return stages.StageState(None, SamplerState(noisy, skipped, {"denoised": source}))
+    return StageState(None, SamplerState(noisy, skipped, {"denoised": source}))
 
 
 def sampling(model: Model, stage: StageName, call: Call) -> stages.Sampling:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from pipelines.models.latent_space import Autoencoder, decode_images, spatial_factor
 from pipelines.pixels import to_uint8
 from pipelines.randomness import generator
-from pipelines.stages import DONE
+from pipelines.stage_state import DONE
 from serving.media import jpeg
 
 _PATCH = 8

@@ -268,7 +268,8 @@ def _image_network(config: TrainConfig, preset: UpsamplerPreset, inputs: Inputs)
         unet: UNet = _family(preset)(**preset.unet)
         quiet_branches(unet)
         if preset.stage.low_deviation is not None:
-            nn.init.zeros_(unet.conv_out.weight)
+            for parameter in unet.conv_out.parameters():
+                nn.init.zeros_(parameter)
         return unet
     return _family(preset).from_pretrained(folder, use_safetensors=True)
 

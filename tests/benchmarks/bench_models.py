@@ -1,13 +1,12 @@
 """Speed and memory of the models against diffusers' Stable Video Diffusion classes with the same weights.
 
-`python tests/benchmarks/bench_models.py` runs on one thread and takes a few minutes; `--full` adds one forward pass of
-a full-size Stable Diffusion 2.1 video U-Net in bfloat16. Runs are interleaved and timed in CPU time; memory is the peak
-of the tensors made during a call (activations and gradients, not weights), so neither depends on what else runs.
+`python tests/benchmarks/bench_models.py` runs on one thread and takes a few minutes; the full-size network is
+`tests/pipelines/test_full_size.py`. Runs are interleaved and timed in CPU time; memory is the peak of the tensors made
+during a call (activations and gradients, not weights), so neither depends on what else runs.
 """
 
 import argparse
 import gc
-import resource
 import statistics
 import sys
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from einops import rearrange
 from torch import Tensor, nn
@@ -25,13 +23,11 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipelines.models import architectures
 from pipelines.models.attention import attend_over_frames
 from pipelines.models.autoencoder import decode_windows
 from pipelines.models.conditioning import Conditions
 from pipelines.models.lean_backbone import recompute_transformers
 from pipelines.models.svd import embed_time_ids, video_unet_from_svd
-from pipelines.models.temporal import TemporalConfig
 from pipelines.models.temporal_convolution import TimeConv
 from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
 from pipelines.models.video_unet import VideoUNet
@@ -198,35 +194,15 @@ def decoding() -> None:
     show("decode, windows of 8 frames", decode(16), decode(256), "MiB", 1.1)
 
 
-@torch.no_grad()
-def full_size() -> None:
-    """One forward pass of a full-size network on 8 frames of 320x512."""
-    print("\nStable Diffusion 2.1 video U-Net, bfloat16, random weights, 8 frames of 40x64 latents")
-    torch.set_default_dtype(torch.bfloat16)
-    unet = UNet2DConditionModel(**architectures.sd21_unet())
-    network = VideoUNet(unet, TemporalConfig(mix="scalar", cross_attention_dim=1024))
-    conditions = Conditions(text=torch.randn(1, 77, 1024))
-    start, wall = time.process_time(), time.monotonic()
-    prediction = network(torch.randn(1, 8, 4, 40, 64), torch.tensor([500.0]), conditions)
-    assert prediction.isfinite().all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    print(f"{parameters:.0f} M parameters, {time.process_time() - start:.0f} CPU-s, {time.monotonic() - wall:.0f} s, ")
-    print(f"peak resident memory {peak:.1f} GiB (limit 24)  {'ok' if peak < 24 else 'MISSED'}")
-
-
 def main() -> None:
     """Run the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="times each call is timed")
-    parser.add_argument("--full", action="store_true", help="add the full-size network (several minutes, 8 GiB)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     unets(options.repeats)
     parts(options.repeats)
     decoding()
-    if options.full:
-        full_size()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def resume(kind: str, folder: Path) -> None:
     """Build the network, load, take a step; or, to save, take a step and save."""
     import torch  # noqa: PLC0415
 
-    from tests.benchmarks.training_costs import OPTIMIZER, Clips, Video, one_worker, stock_engine, trained  # noqa: PLC0415
+    from tests.benchmarks.training_networks import OPTIMIZER, Clips, Video, one_worker, stock_engine, trained  # noqa: PLC0415
     from training.checkpoints import CheckpointStore  # noqa: PLC0415
     from training.config import CheckpointConfig, ZeroConfig  # noqa: PLC0415
     from training.presets import make_preset  # noqa: PLC0415

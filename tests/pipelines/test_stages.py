@@ -15,7 +15,8 @@ from pipelines.models.conditioning import Conditions
 from pipelines.models.temporal import TemporalConfig
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Stage
-from pipelines.stages import Sampling, StageState, finish
+from pipelines.stage_state import StageState
+from pipelines.stages import Sampling, finish
 from pipelines.tensors import Latents
 
 Z, H, W = 4, 4, 6

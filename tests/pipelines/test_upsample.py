@@ -21,7 +21,8 @@ from pipelines.models.temporal import TemporalConfig
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Stage
 from pipelines.stage_inputs import frame_noise
-from pipelines.stages import Sampling, StageState, finish
+from pipelines.stage_state import StageState
+from pipelines.stages import Sampling, finish
 
 SAMPLING = Sampling(sampler=SamplerConfig(name="dpm_solver", num_steps=3), guidance_scale=1.0, seed=5)
 NOISE = NoiseConfig(prediction="v_prediction", zero_terminal_snr=True)

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(abspath .cache)
-MINUTES ?= 5
+MINUTES ?= 3
 # The tests' networks are so small that threads wait for each other longer than they compute.
 ONE_THREAD := OMP_NUM_THREADS=1
 SCALE ?= 0.1
@@ -48,7 +48,7 @@ test: setup  ## run all tests
 test-fast: setup  ## run the tests that need neither Ray nor minutes
 	$(ONE_THREAD) $(BIN)/pytest -q -m "not ray and not slow and not browser and not postgres"
 
-demo: setup  ## shipped clips, then corpus -> shards -> fine-tuning -> service -> MP4, in out/; MINUTES=5 is the time for training
+demo: setup  ## shipped clips, then corpus -> shards -> fine-tuning -> service -> MP4, in out/; MINUTES=3 is the time for training
 	$(BIN)/python -m infra.demo --out out --minutes $(MINUTES)
 
 train-world: setup  ## rebuild the checkpoint that ships, from nothing, in world/; hours

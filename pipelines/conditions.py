@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.models.boxes import Box, check_boxes
+from pipelines.models.boxes import Box, box_maps, check_boxes
 from pipelines.models.conditioning import Conditions
 from pipelines.models.text import TextEncoder
 from pipelines.networks import BOXES, Networks, Stage
@@ -75,9 +75,19 @@ def image_and_video_sides(networks: Networks, wish: Wish) -> Sides:
     )
 
 
-def box_sides(networks: Networks, wish: Wish) -> Sides:
-    """Conditions of the box-conditioned image model; the other side of guidance knows no boxes."""
-    return Conditions(text=networks.box_encoder([wish.boxes])), Conditions(text=networks.box_encoder([None]))
+def box_sides(networks: Networks, wish: Wish, size: tuple[int, int]) -> Sides:
+    """Conditions of the box-conditioned image model; the other side of guidance knows no boxes.
+
+    Args:
+        networks: with a box-conditioned image model.
+        wish: what is asked for.
+        size: (h, w) of the latents.
+    """
+    given, nothing = (
+        Conditions(text=networks.box_encoder([boxes]), context=box_maps([boxes], size).to(networks.device))
+        for boxes in (wish.boxes, None)
+    )
+    return given, nothing
 
 
 def interpolation_sides(stage: Stage, sides: Sides, fps: float) -> Sides:

@@ -10,6 +10,7 @@ from pipelines.config import StageConfig
 from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
+from pipelines.models.video_unet import with_native_context
 from pipelines.tensors import Latents, Timestep
 
 
@@ -33,11 +34,13 @@ class ImageStage:
 
 
 def denoise_frames(unet: UNet, noisy: Latents, timestep: Timestep, conditions: Conditions) -> Latents:
-    """Run an image U-Net on every frame by itself; only `text` of the conditions is used."""
+    """Run an image U-Net on every frame by itself; a network with more channels than latents takes the context too."""
     num_frames = noisy.shape[1]
     kwargs: dict[str, Any] = {}
     if conditions.text is not None:
         kwargs["encoder_hidden_states"] = conditions.text.to(noisy.dtype).repeat_interleave(num_frames, dim=0)
-    images = rearrange(noisy, "b t z h w -> (b t) z h w")
+    if conditions.class_labels is not None:
+        kwargs["class_labels"] = conditions.class_labels.repeat_interleave(num_frames, dim=0)
+    images = rearrange(with_native_context(unet, noisy, conditions.context), "b t z h w -> (b t) z h w")
     (prediction,) = unet(images, timestep.repeat_interleave(num_frames), return_dict=False, **kwargs)
     return rearrange(prediction, "(b t) z h w -> b t z h w", t=num_frames)

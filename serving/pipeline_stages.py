@@ -80,9 +80,12 @@ class PipelineStages:
 def _image(model: Model, call: Call) -> Generator[State, None, Output]:
     is_boxes = call.request["boxes"] is not None
     stage = model.box_stage if is_boxes else model.image_stage
-    sides = box_sides(model.networks, wish(model, call.request)) if is_boxes else conditions(model, call.request)
     how = sampling(model, "keyframes" if "keyframes" in model.networks.stage_names() else "prediction", call)
     shape = model.latent_shape(1, call.request)
+    if is_boxes:
+        sides = box_sides(model.networks, wish(model, call.request), shape[-2:])
+    else:
+        sides = conditions(model, call.request)
     done = yield from denoise(model, call, stages.keyframes(stage, *sides, how, shape, resumed(model, call)))
     return _latents(done)
 

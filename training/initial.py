@@ -7,6 +7,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +31,19 @@ def quiet_branches(network: nn.Module) -> None:
         if last is not None:
             for parameter in last.parameters():
                 parameter.zero_()
+
+
+@torch.no_grad()
+def widen_input(unet: UNet2DConditionModel | UNet2DModel, channels: int) -> None:
+    """Let an image network take `channels` in all, and be deaf to the new ones at first. Source: Brooks et al. 2023."""
+    old: Any = unet.conv_in
+    if old.in_channels < channels:
+        new: Any = nn.Conv2d(channels, old.out_channels, old.kernel_size, padding=old.padding)
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+        unet.conv_in = new
+        unet.register_to_config(in_channels=channels)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from einops import rearrange
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,7 +22,9 @@ from pipelines.diffusion.objective import denoising_loss
 from pipelines.diffusion.sampler_state import clip_noise, finish, initial_state
 from pipelines.diffusion.sampling import sample
 from pipelines.diffusion.scheduler_config import diffusers_from_noise_config
+from pipelines.image_stage import denoise_frames
 from pipelines.models.autoencoder import decode_latents
+from pipelines.models.boxes import MAP_CHANNELS, box_maps
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
 from pipelines.models.lean_backbone import recompute_transformers
@@ -32,25 +33,17 @@ from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
 from pipelines.pixels import to_uint8
 from pipelines.shard_format import LatentClip
-from pipelines.tensors import Latents, Timestep, Tokens, VideoFrames
+from pipelines.tensors import VideoFrames
 from training.batches import LatentBatch, LatentRecipe
 from training.condition import BoxCondition, Condition, SceneCondition, frozen_condition, new_condition
 from training.config import TrainConfig
 from training.context import ContextRecipe
 from training.data import Sample, Source
-from training.initial import quiet_branches
+from training.initial import quiet_branches, widen_input
 from training.latent_inputs import clips_for, digests, open_for, scaling_of
 from training.low_rank import LowRank
 from training.sources import LatentSource
 from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seeded, trained_parameters
-
-
-def denoise_images(unet: UNet, tokens: Tokens | None, noisy: Latents, timestep: Timestep) -> Latents:
-    """Run an image network on clips of one frame."""
-    images = rearrange(noisy, "b 1 z h w -> b z h w")
-    kwargs = {} if tokens is None else {"encoder_hidden_states": tokens}
-    (prediction,) = unet(images, timestep, return_dict=False, **kwargs)
-    return rearrange(prediction, "b z h w -> b 1 z h w")
 
 
 class ImageNetwork(LossNetwork):
@@ -63,7 +56,11 @@ class ImageNetwork(LossNetwork):
 
     def denoise(self, batch: LatentBatch) -> Denoise:
         """Bind the conditions of a batch."""
-        return partial(denoise_images, self.unet, self.condition(batch))
+        size = (batch.latents.shape[-2], batch.latents.shape[-1])
+        has_boxes = isinstance(self.condition, BoxCondition)
+        maps = box_maps(batch.boxes, size).to(batch.latents) if has_boxes else None
+        conditions = Conditions(text=self.condition(batch), context=maps)
+        return partial(denoise_frames, self.unet, conditions=conditions)
 
     def losses(self, batch: LatentBatch) -> Float[Tensor, " b"]:
         """See LossNetwork."""
@@ -232,6 +229,8 @@ def _image_network(config: TrainConfig, networks: Networks, schedule: NoiseSched
         unet = UNet2DModel(**config.model.unet)
     if inputs.backbone is None:
         quiet_branches(unet)
+    if config.data.boxes:
+        widen_input(unet, config.model.unet["in_channels"] + MAP_CHANNELS)
     return ImageNetwork(unet.requires_grad_(True), condition, schedule, config)
 
 

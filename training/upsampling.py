@@ -30,6 +30,7 @@ from pipelines.diffusion.noise import Denoise, NoiseSchedule
 from pipelines.diffusion.objective import denoising_loss, draw_noise
 from pipelines.diffusion.sampler_state import clip_noise, finish, initial_state
 from pipelines.diffusion.sampling import sample
+from pipelines.image_stage import denoise_frames
 from pipelines.models.autoencoder import encode_moments, sample_latents
 from pipelines.models.checks import UNet
 from pipelines.models.conditioning import Conditions
@@ -146,24 +147,12 @@ class UpsampleNetwork(LossNetwork):
         if self.video is not None:
             return partial(self.video, conditions=self._conditions(self.video.unet, batch))
         assert self.unet is not None
-        return partial(_denoise_frames, self.unet, self._conditions(self.unet, batch))
+        return partial(denoise_frames, self.unet, conditions=self._conditions(self.unet, batch))
 
     def _conditions(self, unet: UNet, batch: UpsampleBatch) -> Conditions:
         width = unet.config.get("cross_attention_dim")
         text = batch.latents.new_zeros(len(batch.latents), 1, width) if width else None
         return Conditions(text=text, context=batch.low, class_labels=batch.level.long())
-
-
-def _denoise_frames(unet: UNet, conditions: Conditions, noisy: Latents, timestep: Timestep) -> Latents:
-    t = noisy.shape[1]
-    assert conditions.context is not None
-    assert conditions.class_labels is not None
-    images = rearrange(torch.cat([noisy, conditions.context], dim=2), "b t z h w -> (b t) z h w")
-    kwargs: dict[str, Any] = {"class_labels": conditions.class_labels.repeat_interleave(t, dim=0)}
-    if conditions.text is not None:
-        kwargs["encoder_hidden_states"] = conditions.text.repeat_interleave(t, dim=0)
-    (prediction,) = unet(images, timestep.repeat_interleave(t), return_dict=False, **kwargs)
-    return rearrange(prediction, "(b t) z h w -> b t z h w", t=t)
 
 
 @dataclass

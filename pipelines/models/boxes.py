@@ -1,7 +1,8 @@
-"""Vehicle boxes as cross-attention tokens.
+"""Vehicle boxes as cross-attention tokens, and as maps beside the latents.
 
 The paper embeds box coordinates, fuses them by a transformer and attends to the result; sizes, the box format and
-the greatest number of boxes are not published.
+the greatest number of boxes are not published. A small image network hardly knows where in the picture it is, so it
+does not learn from tokens where a box lies; the maps tell it.
 Source: Blattmann et al. 2023, appendix H.1.
 """
 
@@ -16,12 +17,15 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.tensors import Tokens
+from pipelines.tensors import Context, Tokens
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the width and height, from the top left corner."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+MAP_CHANNELS = 3
+"""Of `box_maps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,34 @@ class BoxEncoder(nn.Module):
         encoder = cls(BoxConfig(**json.loads((folder / CONFIG).read_text())))
         encoder.load_state_dict(load_file(folder / WEIGHTS))
         return encoder
+
+
+def box_maps(clips: Sequence[Sequence[Box] | None], size: tuple[int, int]) -> Context:
+    """Draw the boxes of each clip as maps b 1 c h w: the share of a cell that is inside a box, and where in it.
+
+    The place in a box runs from -1 (left, top) to 1. Boxes that end lower are nearer and cover the others. Unknown
+    boxes leave the maps empty as no boxes do; the tokens tell them apart.
+
+    Args:
+        clips: boxes of each clip.
+        size: (h, w) of the latents.
+    """
+    maps = torch.zeros(len(clips), MAP_CHANNELS, *size)
+    for drawn, boxes in zip(maps, clips, strict=True):
+        for x1, y1, x2, y2 in sorted(boxes or (), key=lambda box: box[3]):
+            down, below = _along(y1, y2, size[0])
+            across, beside = _along(x1, x2, size[1])
+            places = torch.stack([torch.ones(size), beside.expand(size), below[:, None].expand(size)])
+            drawn.lerp_(places, down[:, None] * across)
+    return maps[:, None]
+
+
+def _along(low: float, high: float, cells: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Along one side: the share of each cell inside the box, and the place of its middle in it."""
+    edges = torch.arange(cells + 1) / cells
+    inside = (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * cells
+    middles = (edges[1:] + edges[:-1]) / 2
+    return inside, ((2 * middles - low - high) / (high - low)).clamp(-1, 1)
 
 
 def check_boxes(boxes: Sequence[Box], max_boxes: int) -> None:

@@ -16,7 +16,8 @@ class Conditions:
         text: tokens for the image network's cross-attention: text, scene or boxes.
         temporal_text: tokens for the temporal layers; None gives them `text`. They differ for a personalised backbone,
             whose words mean nothing to the temporal layers.
-        context: known frames at the resolution of the latents: masked latents and mask, or low-resolution frames.
+        context: what stands beside the latents at their resolution: masked latents and mask, low-resolution frames, or
+            box maps.
         fps: frames per second that interpolation is asked for.
         context_level: noise level of the context, an index in [0, num_timesteps).
         class_labels: for backbones with a class embedding: an integer or a vector for each clip.

@@ -88,7 +88,7 @@ class VideoUNet(nn.Module):
         """
         check_inputs(self.unet, self.config, noisy, conditions)
         num_frames = noisy.shape[1]
-        images = rearrange(self._with_native_context(noisy, conditions.context), "b t z h w -> (b t) z h w")
+        images = rearrange(with_native_context(self.unet, noisy, conditions.context), "b t z h w -> (b t) z h w")
         kwargs: dict[str, Tensor | bool | None] = {"return_dict": False}
         if conditions.class_labels is not None:
             kwargs["class_labels"] = conditions.class_labels.repeat_interleave(num_frames, dim=0)
@@ -145,11 +145,6 @@ class VideoUNet(nn.Module):
     def freeze_spatial(self) -> None:
         """Stop training the backbone (equation 2: only the temporal parameters are optimised)."""
         self.unet.requires_grad_(False)
-
-    def _with_native_context(self, noisy: Latents, context: Context | None) -> Tensor:
-        """Concatenate the context if the backbone itself expects more channels, as upscalers do."""
-        missing = self.unet.config["in_channels"] - noisy.shape[2]
-        return noisy if missing == 0 or context is None else torch.cat([noisy, context], dim=2)
 
     def _clip(self, noisy: Latents, conditions: Conditions) -> Clip:
         level = None
@@ -211,6 +206,13 @@ class VideoUNet(nn.Module):
         if clip is None or clip.context is None:
             return output
         return output + self.temporal["context_in"](rearrange(clip.context, "b t k h w -> (b t) k h w"))
+
+
+def with_native_context(unet: UNet, noisy: Latents, context: Context | None) -> Float[Tensor, "b t c h w"]:
+    """Concatenate the context if the image network itself expects more channels, as upscalers do."""
+    if context is None or unet.config["in_channels"] == noisy.shape[2]:
+        return noisy
+    return torch.cat([noisy, context.to(noisy.dtype)], dim=2)
 
 
 class NumberEmbedding(nn.Module):

@@ -16,7 +16,7 @@ from pipelines import checkpoint
 from pipelines.config import ModelPreset, StageConfig
 from pipelines.configs import to_json
 from pipelines.diffusion.scheduler_config import diffusers_from_noise_config
-from pipelines.models.boxes import BoxConfig, BoxEncoder
+from pipelines.models.boxes import MAP_CHANNELS, BoxConfig, BoxEncoder
 from pipelines.models.scene import SceneConfig, SceneEncoder
 from pipelines.models.temporal_decoder import VideoDecoder
 from pipelines.models.video_unet import VideoUNet
@@ -50,7 +50,8 @@ def write_checkpoint(folder: Path, preset: ModelPreset, *, seed: int = 0, boxes:
         decoder = VideoDecoder(vae, preset.decoder)
         put("decoder", lambda to: write_layers(to, decoder, preset.decoder))
         if boxes:
-            put("boxes/unet", image_unet(preset.unet).save_pretrained)
+            channels = preset.unet["in_channels"] + MAP_CHANNELS
+            put("boxes/unet", image_unet({**preset.unet, "in_channels": channels}).save_pretrained)
             put("boxes/condition", BoxEncoder(BoxConfig(width=width, max_boxes=5, depth=1, heads=2)).save)
         if preset.upsampler is not None:
             large, config = image_unet(preset.upsampler.unet), preset.upsampler.stage

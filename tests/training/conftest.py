@@ -108,6 +108,7 @@ def write_shards(folder: Path, autoencoder_digest: str, *, clips: int = 11, num_
             fps=4.0,
             night=i % 2,
             crowdedness=i,
+            boxes=(((0.02 * i, 0.2, 0.5 + 0.02 * i, 0.9),),) * num_frames,
             source=f"source{i}.mp4",
         )
         for i in range(clips)

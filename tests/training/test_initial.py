@@ -4,10 +4,18 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 from torch.testing import assert_close
 
-from training.initial import COLOUR_GAIN, LOG_VARIANCE, normalise_latents, prepare_autoencoder, quiet_branches
+from training.initial import (
+    COLOUR_GAIN,
+    LOG_VARIANCE,
+    normalise_latents,
+    prepare_autoencoder,
+    quiet_branches,
+    widen_input,
+)
 
 
 def test_quiet_branches_let_everything_through() -> None:
@@ -19,6 +27,18 @@ def test_quiet_branches_let_everything_through() -> None:
     quiet_branches(nn.ModuleList([block, transformer]))
     assert_close(block(x, None), x)
     assert_close(transformer(x, encoder_hidden_states=tokens).sample, x)
+
+
+def test_widened_input_changes_nothing_until_it_learns() -> None:
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+    unet = UNet2DModel(in_channels=2, out_channels=2, block_out_channels=(8,), **kinds)
+    x, more = torch.randn(2, 2, 8, 8), torch.randn(2, 3, 8, 8)
+    before = unet(x, 5).sample
+    for _ in range(2):
+        widen_input(unet, 5)
+    assert unet.config["in_channels"] == 5
+    assert_close(unet(torch.cat([x, more], dim=1), 5).sample, before)
 
 
 def test_new_autoencoder_hears_grey_as_before_and_colour_louder() -> None:

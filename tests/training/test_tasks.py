@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from pipelines.checkpoint import verify
+from pipelines.conditions import Wish, box_sides
 from pipelines.config import ModelPreset
+from pipelines.image_stage import denoise_frames
+from pipelines.models.boxes import MAP_CHANNELS
 from pipelines.models.temporal_decoder import VideoDecoder
 from pipelines.models.video_unet import VideoUNet
 from pipelines.networks import Networks
@@ -73,6 +77,26 @@ def test_run_with_given_frames_learns_and_loads(objective: Any, system: System, 
     fresh = VideoUNet(Networks(job.inputs.out).unet, model.stages[objective].temporal).temporal_state_dict()
     moved = [name for name, value in stage.network.temporal_state_dict().items() if not torch.equal(value, fresh[name])]
     assert any("context" in name for name in moved), "the context path did not learn"
+
+
+def test_box_run_widens_the_image_model_and_loads(system: System, make_config: MakeConfig) -> None:
+    config = make_config("image")
+    config = replace(config, data=replace(config.data, boxes=True))
+    job = system.job(config)
+    job = replace(job, inputs=replace(job.inputs, backbone=str(Path(job.inputs.out) / "backbone")))
+    go(job)
+    export(job, Path(job.inputs.out))
+    networks = Networks(job.inputs.out)
+    unet = UNet2DConditionModel.from_pretrained(networks.folder / "boxes" / "unet").eval()
+    latent_channels = networks.unet.config["in_channels"]
+    assert unet.config["in_channels"] == latent_channels + MAP_CHANNELS
+    new = unet.conv_in.weight[:, latent_channels:]
+    assert new.abs().amax(dim=(0, 2, 3)).min() > 0, "a map is not heard"
+    noisy, size = torch.randn(1, 1, latent_channels, 2, 3), (2, 3)
+    sides = [box_sides(networks, Wish(boxes=boxes), size)[0] for boxes in (((0.1, 0.2, 0.6, 0.9),), ())]
+    one, other = (denoise_frames(unet, noisy, torch.tensor([500.0]), side) for side in sides)
+    assert one.shape == noisy.shape
+    assert not torch.equal(one, other)
 
 
 def test_video_run_starts_from_another_stage(system: System, make_config: MakeConfig) -> None:

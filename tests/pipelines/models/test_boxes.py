@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pipelines.models.boxes import BoxConfig, BoxEncoder
+from pipelines.models.boxes import BoxConfig, BoxEncoder, box_maps
 
 LEFT, RIGHT = (0.1, 0.4, 0.3, 0.6), (0.6, 0.45, 0.9, 0.7)
 
@@ -58,3 +58,20 @@ def test_saved_box_encoder_gives_the_same_tokens(tmp_path: Path) -> None:
 def test_boxes_that_cannot_be_are_refused(boxes: list[tuple[float, float, float, float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encoder()([boxes])
+
+
+def test_box_maps_hold_the_share_of_each_cell_and_the_place_in_the_box() -> None:
+    covered, across, below = box_maps([[(0.25, 0.5, 0.875, 1.0)]], (4, 4))[0, 0]
+    assert_close(covered[2:], torch.tensor([[0.0, 1.0, 1.0, 0.5]] * 2))
+    assert not covered[:2].any()
+    assert_close(across[2] / covered[2].clamp(min=1e-9), torch.tensor([0.0, -0.6, 0.2, 1.0]))
+    assert_close(below[:, 1], torch.tensor([0.0, 0.0, -0.5, 0.5]))
+
+
+def test_nearer_box_covers_the_farther_one_in_its_map() -> None:
+    near, far = (0.25, 0.25, 0.75, 1.0), (0.0, 0.25, 1.0, 0.75)
+    one, other = box_maps([[near, far], [far, near]], (8, 8))
+    assert torch.equal(one, other)
+    alone = box_maps([[near], None], (8, 8))
+    assert torch.equal(one[0, :, 2:, 2:6], alone[0, 0, :, 2:, 2:6])
+    assert not alone[1].any()

@@ -122,9 +122,9 @@ _PLANS: Mapping[Part, Callable[[Networks, RealClips], list[Job] | str]] = {
 
 
 def _two_ways(kind: Kind, sets: tuple[str, str], halves: Halves | None, way: Way) -> list[Job]:
-    """Clips made again from real ones, with temporal layers and without."""
+    """Clips made again from the real ones they are compared with, with temporal layers and without."""
     assert halves is not None
-    return [*_jobs(kind, sets[0], halves.other), *_jobs(kind, sets[1], halves.other, way=way)]
+    return [*_jobs(kind, sets[0], halves.one), *_jobs(kind, sets[1], halves.one, way=way)]
 
 
 def make_figures(gathered: Gathered, terciles: tuple[float, float] | None) -> Iterator[Figure]:

@@ -1,7 +1,7 @@
 """`python -m training reader --corpus CORPUS`: train the scene reader on rendered clips, in minutes on two cores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from infra.cli import ExitCode
 from pipelines.metrics.boxes import BoxAgreement, add_frame
+from pipelines.networks import Networks
 from pipelines.pixels import to_float, to_uint8
 from pipelines.randomness import generator
 from pipelines.shard_format import Box
 from pipelines.video_io import read_clip
+from training.evaluation.makers import reconstruct
 from training.evaluation.reader import NAME, SceneReader, fit, load_reader, reader_losses, save_reader
 from training.evaluation.reference import Video, find_videos
 from training.task import seeded
@@ -33,6 +35,8 @@ class Arguments:
 
     Attributes:
         corpus: folder of rendered clips with labels.parquet.
+        checkpoint: half of the frames are shown as the image autoencoder of this checkpoint leaves them, as generated
+            frames are; default none of them. A reader of sharp frames alone misses most small vehicles in those.
         out: file to write.
         steps: of training; its rate falls to nothing at the last.
         frames: frames taken of each clip.
@@ -41,6 +45,7 @@ class Arguments:
     """
 
     corpus: Path
+    checkpoint: str | None = None
     out: Path = Path(".cache/weights") / NAME
     steps: int = 600
     frames: int = 2
@@ -66,10 +71,18 @@ def main(arguments: Sequence[str]) -> ExitCode:
     held_out, rest = labelled[::HELD_OUT], [v for i, v in enumerate(labelled) if i % HELD_OUT]
     if not rest:
         raise ValueError(f"{str(parsed.corpus)!r} holds {len(labelled)} labelled clips; give 2 or more")
-    reader = train(read_scenes(rest, parsed.frames), parsed)
+    sharp = read_scenes(rest, parsed.frames)
     record: dict[str, object] = {"clips": len(rest), "steps": parsed.steps, "seed": parsed.seed}
+    kinds, seen = [sharp], read_scenes(held_out, parsed.frames)
+    networks = Networks(parsed.checkpoint) if parsed.checkpoint else None
+    if networks is not None:
+        kinds.append(reconstructed(networks, sharp))
+    reader = train(kinds, parsed)
     save_reader(reader, parsed.out, record)
-    found = check(load_reader(parsed.out), read_scenes(held_out, parsed.frames))
+    found = check(load_reader(parsed.out), seen)
+    if networks is not None:
+        again = check(load_reader(parsed.out), reconstructed(networks, seen))
+        found |= {f"{name}_reconstructed": value for name, value in again.items()}
     save_reader(reader, parsed.out, {**record, "held_out_clips": len(held_out), **found})
     print(
         f"{parsed.out}: {parsed.steps} steps; on {len(held_out)} clips held out: "
@@ -95,13 +108,20 @@ def read_scenes(videos: Sequence[Video], frames: int) -> Scenes:
     return Scenes(torch.cat(images), torch.tensor(night), torch.tensor(counts), boxes)
 
 
-def train(scenes: Scenes, arguments: Arguments) -> SceneReader:
-    """Train, mirroring every second image."""
+def reconstructed(networks: Networks, scenes: Scenes) -> Scenes:
+    """What the image autoencoder of a checkpoint leaves of frames."""
+    parts = [reconstruct(networks, to_float(part)[None], "per frame")[0] for part in torch.split(scenes.images, BATCH)]
+    return replace(scenes, images=torch.cat([to_uint8(part) for part in parts]))
+
+
+def train(kinds: Sequence[Scenes], arguments: Arguments) -> SceneReader:
+    """Train on each kind of frames in turn, mirroring every second image."""
     with seeded(arguments.seed):
         reader = SceneReader()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3)
     numbers = generator(arguments.seed, "reader")
     for step in tqdm(range(arguments.steps), unit="step", disable=None):
+        scenes = kinds[step % len(kinds)]
         rows = torch.randint(len(scenes.images), (BATCH,), generator=numbers)
         mirrored = torch.rand(BATCH, generator=numbers) < 0.5
         images = to_float(scenes.images[rows])

@@ -49,7 +49,7 @@ def test_training_learns_and_repeats_itself() -> None:
     scenes = Scenes(images, torch.ones(4), torch.full((4,), 3.0), [BOXES] * 4)
 
     def loss_after(steps: int) -> float:
-        reader = train(scenes, Arguments(corpus=Path(), steps=steps))
+        reader = train([scenes], Arguments(corpus=Path(), steps=steps))
         with torch.inference_mode():
             return reader_losses(*reader(to_float(images)), scenes.night, scenes.counts, scenes.boxes).item()
 

@@ -124,19 +124,20 @@ def _command(corpus: Path, shards: Path, vae: Path) -> list[str]:
 
 
 def _kill_on_ray(corpus: Path, shards: Path, vae: Path, victim: str, rng: np.random.Generator) -> bool:
-    """Start a run, kill a process of it once it works, wait for its end; False if it had ended before."""
+    """Start a run, kill a process of it after some of its groups, wait for its end; False if it had ended before."""
+    groups = int(rng.integers(_groups(corpus.parent / "whole")))
     run = subprocess.Popen(_command(corpus, shards, vae), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + LONGEST_RUN_S
     killed = False
     while run.poll() is None and time.monotonic() < deadline and not killed:
         time.sleep(0.05)
-        if not (shards / "config.json").exists():
+        if not (shards / "config.json").exists() or _groups(shards) < groups:
             continue
-        if victim == "driver":
-            time.sleep(float(rng.uniform(0, 20)))
+        time.sleep(float(rng.uniform(0, 1)))
+        if run.poll() is None and victim == "driver":
             run.kill()
             killed = True
-        else:
+        elif run.poll() is None:
             killed = _kill_child(run.pid, "raylet" if victim == "raylet" else "ray::MapWorker", rng)
     try:
         run.wait(LONGEST_RUN_S)
@@ -160,6 +161,11 @@ def _kill_child(driver: int, name: str, rng: np.random.Generator) -> bool:
     return True
 
 
+def _groups(shards: Path) -> int:
+    """Groups that are committed."""
+    return len(list((shards / "ledger").glob("group-*.json")))
+
+
 def _shards_without_record(shards: Path) -> int:
     written = len(list((shards / "data").rglob("shard-*.parquet"))) if (shards / "data").exists() else 0
-    return written - (len(list((shards / "ledger").glob("group-*.json"))) if (shards / "ledger").exists() else 0)
+    return written - _groups(shards)

@@ -7,6 +7,13 @@ import pytest
 import s3fs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what starts clusters in one process of the run: two at once have too little of a small machine."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True)
 def _forget_s3_endpoints() -> Iterator[None]:
     """Let the next test meet its own server: s3fs keeps connections by their arguments, not by the environment."""

@@ -29,19 +29,20 @@ from tests.serving.bench import Rows, free_port, percentile
 from tests.serving.peers import queue_service
 
 STAGES = ("one", "two", "three", "four")
+KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoStages:
-    """Four stages that pass `num_frames` bytes on, each in a pool of its own."""
+    """Four stages that pass `num_frames` KiB on, each in a pool of its own."""
 
     @property
     def pools(self) -> dict[str, tuple[str, ...]]:
         return {name: (name,) for name in STAGES}
 
     def describe(self, checkpoint: str) -> tuple[str, dict[str, Any]]:
-        defaults = {"name": "none", "sizes": [[16, 16]], "fps": 1.0, "num_frames": 1024}
-        return "0" * 64, {**defaults, "num_inference_steps": 1, "guidance_scale": 1.0, "max_frames": 2**24}
+        defaults = {"name": "none", "sizes": [[16, 16]], "fps": 1.0, "num_frames": 1}
+        return "0" * 64, {**defaults, "num_inference_steps": 1, "guidance_scale": 1.0, "max_frames": 2**14}
 
     def load(self, checkpoint: str, pool: str) -> None:
         return None
@@ -54,7 +55,7 @@ class NoStages:
 
     def run(self, model: None, call: Call) -> Generator[State, None, Output]:
         yield {}
-        data = call.inputs[0] if call.inputs else bytes(call.request["num_frames"])
+        data = call.inputs[0] if call.inputs else bytes(KIB * call.request["num_frames"])
         return Output(data=data, suffix=".bin")
 
     def preview(self, model: None, state: State) -> None:
@@ -108,12 +109,14 @@ def measure(config: ServeConfig, stages: NoStages, requests: int) -> dict[str, l
     with httpx.Client(base_url=f"http://127.0.0.1:{config.port}", timeout=60) as client:
         for number in range(requests + 5):
             began = time.time()
-            client.get("/bare", params={"size": 1024}).raise_for_status()
+            client.get("/bare", params={"size": KIB}).raise_for_status()
             middle = time.time()
             took = {"bare": middle - began}
-            for name, size in (("served", 1024), ("served 16 MiB", 2**24)):
+            for name, size in (("served", 1), ("served 16 MiB", 2**14)):
                 sent = time.time()
-                job = client.post("/v1/videos", json={"prompt": "x", "num_frames": size}).json()["id"]
+                answer = client.post("/v1/videos", json={"prompt": "x", "num_frames": size})
+                assert answer.status_code == 200, answer.text
+                job = answer.json()["id"]
                 while not (found := jobs.get(job)) or not found.is_finished:
                     pause.wait(0.005)
                 assert found.completed_at is not None
@@ -134,7 +137,7 @@ def main() -> int:
         checkpoint="none",
         state=folder,
         port=free_port(),
-        limits=Limits(max_frames=2**24),
+        limits=Limits(max_frames=2**14),
         worker=WorkerConfig(preview_every_s=1e9),
         denoise=PoolConfig(num_cpus=0.1),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from infra.cli import ExitCode
+from pipelines.digests import network_digest
 from pipelines.metrics.boxes import BoxAgreement, add_frame
 from pipelines.networks import Networks
 from pipelines.pixels import to_float, to_uint8
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     networks = Networks(parsed.checkpoint) if parsed.checkpoint else None
     if networks is not None:
         kinds.append(reconstructed(networks, sharp))
+        record["autoencoder"] = network_digest(networks.folder / "backbone" / "vae")
     reader = train(kinds, parsed)
     save_reader(reader, parsed.out, record)
     found = check(load_reader(parsed.out), seen)

@@ -81,7 +81,8 @@ def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Cal
         group = preprocessing_throughput.GROUP_FRAMES
         frames = -(-many(10_000, group) // group) * group
         figure, bare_ms = preprocessing_throughput.efficiency(folder, frames)
-        what = f"encode-bound frames per CPU-s / bare encoder, {frames} frames of 64x128, {bare_ms:.1f} ms each bare"
+        made_by = f"{preprocessing_throughput.ENCODERS} encoders, {bare_ms:.1f} ms a frame bare"
+        what = f"encode-bound frames per CPU-s / bare encoder, {frames} frames of 128x256, {made_by}"
         yield at_least("P1", figure, 0.90, 0.95, what)
         if peers:
             yield from beside("P1", preprocessing_peers.efficiency(folder, min(frames, 2000)))

@@ -59,7 +59,7 @@ def synthetic_driving_runs() -> dict[str, TrainConfig]:
     runs = [
         _run("autoencoder", CROPS, steps=8556, batch_size=4, learning_rate=1e-3),
         _run("image", FRAMES, steps=5852, batch_size=8, learning_rate=1e-3),
-        _run("image", replace(FRAMES, boxes=True), steps=2078, batch_size=8, learning_rate=5e-4, name="boxes"),
+        _run("image", replace(FRAMES, boxes=True), steps=5171, batch_size=8, learning_rate=5e-4, name="boxes"),
         _run("prediction", CLIPS, steps=893, batch_size=4, learning_rate=1e-3),
         replace(_run("interpolation", gaps, steps=275, batch_size=4, learning_rate=1e-3), initialise_from="prediction"),
         _decoder(),

@@ -20,7 +20,7 @@ from training.evaluation.command import measure, report
 from training.evaluation.figures import Evaluation, show
 from training.evaluation.gates import gate_rows, show_rows
 from training.evaluation.reader import PRETRAINED, read_record
-from training.evaluation.suite import PARTS
+from training.evaluation.suite import FROM_BOXES, PARTS
 from training.reproduce_ablations import OTHER_IMAGE_MODEL, train_ablations, train_other_image_model, trained
 
 MARKER = "<!-- printed by `python -m training reproduce`; everything below is replaced -->"
@@ -132,6 +132,7 @@ def studies(arguments: Arguments, others: dict[str, Path]) -> dict[str, Evaluate
     amounts, corpus, out = arguments.amounts, arguments.corpus, arguments.out
     fine, large = corpus / "fine", corpus / "large"
     has_fine = fine.is_dir()
+    left_out = ("boxes",) if has_fine else ("boxes", "decoder", "interpolation")
     base = EvaluateArguments(
         checkpoint=arguments.checkpoint,
         corpus=corpus / "keyframes",
@@ -139,7 +140,7 @@ def studies(arguments: Arguments, others: dict[str, Path]) -> dict[str, Evaluate
         large_corpus=large if large.is_dir() else None,
         out=out / "main",
         kept=str(out / "kept"),
-        parts=PARTS if has_fine else tuple(part for part in PARTS if part not in ("decoder", "interpolation")),
+        parts=tuple(part for part in PARTS if part not in left_out),
         clips=amounts.clips,
         frames=14,
         rollouts=amounts.rollouts,
@@ -152,7 +153,8 @@ def studies(arguments: Arguments, others: dict[str, Path]) -> dict[str, Evaluate
         threads=arguments.threads,
     )
     variant = replace(base, parts=("clips",), clips=amounts.variants)
-    found = {"main": base}
+    # Single frames are cheap, and the boxes of eight are too few to tell anything.
+    found = {"main": base, FROM_BOXES: replace(base, parts=("boxes",), clips=8 * amounts.clips, frames=1)}
     found |= {tables.sweep_name(s): replace(variant, guidance_scale=s) for s in tables.GUIDANCE_SCALES}
     found[tables.UNGUIDED] = replace(variant, unlabelled=True, guidance_scale=1.0)
     found[tables.GUIDED] = replace(variant, unlabelled=True)

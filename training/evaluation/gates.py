@@ -102,7 +102,7 @@ GATES = (
     Gate(
         id="W8",
         what="boxes: share with a vehicle there (IoU >= 0.5)",
-        bars=(Bar(name="given boxes with a vehicle", of=FROM_BOXES, floor=0.5, target=0.8),),
+        bars=(Bar(study=FROM_BOXES, name="given boxes with a vehicle", of=FROM_BOXES, floor=0.5, target=0.8),),
     ),
     Gate(
         id="W9",

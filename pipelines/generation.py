@@ -97,13 +97,13 @@ class Generation:
             frames = to_float(request.picture)[None].to(networks.device, networks.dtype)
             moments = encode_moments(networks.autoencoder, frames)
             return sample_latents(moments, latent_scaling(networks.autoencoder), None)
-        is_boxes = self.plan.start == "boxes"
-        stage = networks.box_stage() if is_boxes else networks.image_stage()
+        shape = networks.latent_shape(networks.first_config(), 1, size=self.plan.size)
+        if self.plan.start == "boxes":
+            stage, sides = networks.box_stage(), box_sides(networks, request.wish, shape[-2:])
+        else:
+            stage = networks.image_stage()
         name: StageName = "keyframes" if "keyframes" in networks.stage_names() else "prediction"
         sampling = self._sampling(name, seed)
-        shape = networks.latent_shape(stage.config, 1, size=self.plan.size)
-        if is_boxes:
-            sides = box_sides(networks, request.wish, shape[-2:])
         return self._follow(stages.keyframes(stage, *sides, sampling, shape), "image", sampling.sampler.num_steps)
 
     def _rolled_out(self, stage: Stage, clip: Latents, sides: Sides, seed: int) -> Longer:

@@ -78,14 +78,12 @@ class PipelineStages:
 
 
 def _image(model: Model, call: Call) -> Generator[State, None, Output]:
-    is_boxes = call.request["boxes"] is not None
-    stage = model.box_stage if is_boxes else model.image_stage
     how = sampling(model, "keyframes" if "keyframes" in model.networks.stage_names() else "prediction", call)
     shape = model.latent_shape(1, call.request)
-    if is_boxes:
-        sides = box_sides(model.networks, wish(model, call.request), shape[-2:])
+    if call.request["boxes"] is None:
+        stage, sides = model.image_stage, conditions(model, call.request)
     else:
-        sides = conditions(model, call.request)
+        stage, sides = model.box_stage, box_sides(model.networks, wish(model, call.request), shape[-2:])
     done = yield from denoise(model, call, stages.keyframes(stage, *sides, how, shape, resumed(model, call)))
     return _latents(done)
 

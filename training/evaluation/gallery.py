@@ -116,6 +116,8 @@ def smooth(maker: Maker) -> Pictures:
 def boxes(maker: Maker) -> Pictures:
     """One layout of boxes, several futures."""
     crowded = [w for w in map(large_boxes, maker.windows("keyframes", 8, Fraction(15, 8))) if len(w.boxes) > 1]
+    if not crowded:
+        raise ValueError(f"no clip of {str(maker.arguments.corpus)!r} begins with two vehicles; give more by --corpus")
     # Boxes lie from large to small: the clip that shows two vehicles best.
     window = max(crowded, key=lambda w: w.boxes[1][2] - w.boxes[1][0])
     given = window.boxes[: maker.networks.box_encoder.config.max_boxes]

@@ -6,7 +6,6 @@ It starts from the checkpoint that ships, shows what that makes, and fine-tunes 
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from openai import OpenAI, OpenAIError
 
 from infra import demo_page
 from infra.cli import ExitCode, IncompleteError, run_command
+from infra.ports import free_port
 from infra.world import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,9 +153,7 @@ def _ask(demo: Demo, checkpoint: Path, log: IO[str]) -> None:
 
 @contextmanager
 def _service(checkpoint: Path, state: Path, log: IO[str]) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     line = ["serving", "--checkpoint", str(checkpoint), "--port", str(port), "--state", str(state)]
     log.write(f"\n$ python -m {' '.join(line)}\n")
     log.flush()

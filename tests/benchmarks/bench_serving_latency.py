@@ -20,12 +20,13 @@ import httpx2 as httpx
 import ray
 from ray import serve
 
+from infra.ports import free_port
 from serving.backend import open_backend
 from serving.config import Limits, PoolConfig, ServeConfig, WorkerConfig
 from serving.records import TaskSpec
 from serving.service import running
 from serving.stage_set import Call, Output, State
-from tests.serving.bench import Rows, free_port, percentile
+from tests.serving.bench import Rows, percentile
 from tests.serving.peers import queue_service
 
 STAGES = ("one", "two", "three", "four")

@@ -82,7 +82,7 @@ def test_a_set_on_s3_equals_one_on_disk_though_one_request_in_ten_fails(
     store.fail_every = 10
     remote = Job(corpus="s3://bucket/corpus", shards="s3://bucket/shards", checkpoint=str(vae_folder), config=CONFIG)
     assert run_job(remote) == ExitCode.DONE_WITH_QUARANTINE
-    assert store.failed > 5
+    assert store.failed >= 3
     assert list(find_faults("s3://bucket/shards")) == []
     local = Job(
         corpus=str(tmp_path / "corpus"), shards=str(tmp_path / "shards"), checkpoint=str(vae_folder), config=CONFIG

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 
+from infra.ports import free_port
 from serving.backend import open_backend
 from serving.config import Limits, PoolConfig, ServeConfig, WorkerConfig
 from serving.database import migrate
@@ -52,13 +52,6 @@ def percentile(values: list[float], share: float) -> float:
     """The value below which `share` of them lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ToyService:

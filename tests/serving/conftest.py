@@ -1,7 +1,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
+from infra.ports import free_port
 from serving.bell import open_bell
 from serving.database import migrate, open_database, write
 from serving.jobs import JobStore
@@ -37,9 +37,7 @@ class Postgres:
         self.binaries, self.folder = binaries, folder
         # The server refuses to run as root; Debian's package brings the user `postgres`.
         self.user = "postgres" if os.getuid() == 0 else None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         if self.user:
             shutil.chown(folder, self.user)
         self._run("initdb", "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-N")

@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from infra.ports import free_port
 from tests.serving.processes import descendants
 from tests.serving.tiny import make_tiny
 
@@ -27,12 +28,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "serving", *arguments]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:

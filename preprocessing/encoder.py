@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipelines.checkpoint import local_folder
+from pipelines.memory import keep_freed_memory
 from pipelines.shard_format import Bucket
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -112,6 +113,7 @@ def load_encoder(folder: Path, precision: str, device: str, *, tiling: bool = Fa
 
     from pipelines.models.autoencoder import encode_moments  # noqa: PLC0415
 
+    keep_freed_memory()
     # One thread each: sums split over threads would make bits depend on the machine.
     torch.set_num_threads(1)
     dtype = getattr(torch, precision)

@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from infra.cli import configure_logs
+from pipelines.memory import keep_freed_memory
 from serving.api import build_api
 from serving.backend import open_backend
 from serving.conductor import Conductor
@@ -121,3 +122,4 @@ def _limit_threads(num_threads: int) -> None:
     import torch  # noqa: PLC0415  (the API's and the conductor's processes do without it)
 
     torch.set_num_threads(num_threads)
+    keep_freed_memory()

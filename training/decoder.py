@@ -34,8 +34,6 @@ from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seed
 
 GRADIENT_WEIGHT = 1.0
 PERCEPTUAL_WEIGHT = 1.0
-ADVERSARIAL_SCALE = 0.5
-"""Weight of the adversarial loss for Gaussian autoencoders in the code the paper builds on."""
 
 
 class DecoderNetwork(LossNetwork):
@@ -47,7 +45,7 @@ class DecoderNetwork(LossNetwork):
         super().__init__(config)
         self.decoder = decoder
         # In a tuple, so that the discriminator's weights are not this network's.
-        self._judge = (judge,)
+        self._judge, self._scale = (judge,), config.adversarial_weight
         self.distance = distance
 
     def decode(self, frames: Frames) -> Frames:
@@ -64,12 +62,11 @@ class DecoderNetwork(LossNetwork):
         reconstruction = reconstruction_losses(frames, batch.frames, GRADIENT_WEIGHT)
         if self.distance is not None:
             reconstruction = reconstruction + PERCEPTUAL_WEIGHT * perceptual_losses(frames, batch.frames, self.distance)
-        if not torch.is_grad_enabled():
+        if not self._scale or not torch.is_grad_enabled():
             return reconstruction
         adversarial = adversarial_losses(self._judge[0](frames))
-        weight = adaptive_weight(
-            reconstruction.mean(), adversarial.mean(), self.decoder.last_weight(), scale=ADVERSARIAL_SCALE
-        )
+        last_weight = self.decoder.last_weight()
+        weight = adaptive_weight(reconstruction.mean(), adversarial.mean(), last_weight, scale=self._scale)
         return reconstruction + weight * adversarial
 
 
@@ -102,16 +99,17 @@ class DecoderTask:
 
     @property
     def phases(self) -> Sequence[PhaseSpec]:
-        """Decoder, then discriminator."""
-        decoder = {
+        """Decoder, then the discriminator if there is one."""
+        trained = {
             name: parameter
             for name, parameter in trained_parameters(self.network).items()
             if name.startswith("decoder.temporal.")
         }
-        return [
-            PhaseSpec(name="decoder", network=self.network, trained=decoder),
-            PhaseSpec(name="discriminator", network=self.discriminator, trained=trained_parameters(self.discriminator)),
-        ]
+        decoder = PhaseSpec(name="decoder", network=self.network, trained=trained)
+        if not self.config.adversarial_weight:
+            return [decoder]
+        judge = self.discriminator
+        return [decoder, PhaseSpec(name="discriminator", network=judge, trained=trained_parameters(judge))]
 
     def collate(self, samples: Sequence[Sample], items: Sequence[UInt8[Tensor, "t H W 3"]]) -> FrameBatch:
         """See Task."""
@@ -152,7 +150,7 @@ def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
     """
     if config.is_partitioned:
         raise ValueError("two networks that use each other's weights cannot be partitioned; use ZeRO stage 0, 1 or 2")
-    if config.discriminator is None:
+    if config.adversarial_weight and config.discriminator is None:
         raise ValueError(f"{config.name} has no discriminator optimizer; set --discriminator.learning-rate")
     source, held_out = open_videos(config, inputs)
     networks = Networks(inputs.out, backbone=inputs.backbone)

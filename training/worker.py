@@ -10,6 +10,7 @@ import torch
 
 from infra import storage
 from pipelines.configs import to_json
+from pipelines.memory import keep_freed_memory
 from training.checkpoints import CheckpointStore, refuse_other_run
 from training.config import TrainConfig
 from training.data import Order, Reader
@@ -88,6 +89,7 @@ def run_worker(
         publish: takes the figures of a step, for those who watch from outside.
     """
     torch.set_num_threads(job.config.threads)
+    keep_freed_memory()
     try:
         run = _Run(job, make_task(job.config, job.inputs), workers, device, publish)
     except (ValueError, *storage.STORE_ERRORS) as err:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipelines.memory import keep_freed_memory
 from pipelines.metrics import clip
 from pipelines.metrics.extractors import LoadedExtractor, available
 from pipelines.metrics.frames import flicker, motion_error, psnr, split_ends, ssim
@@ -110,6 +111,7 @@ class Measurer:
 
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
+        keep_freed_memory()
         self.settings = settings
 
     @cached_property

@@ -147,6 +147,7 @@ def publish(local: Path, uri: str) -> None:
         else:
             temporary.write_bytes(local.read_bytes())
             local.unlink()
+        os.chmod(temporary, _published_mode())
         _fsync(temporary)
         temporary.replace(path)
         _fsync(Path(path).parent)
@@ -172,17 +173,17 @@ def _local_temporary(path: str) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
     os.close(descriptor)
     # mkstemp makes files private to the user; published files follow the umask like any other.
-    os.chmod(name, 0o666 & ~_umask())
+    os.chmod(name, _published_mode())
     try:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def _published_mode() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
 
 
 def _fsync(path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pipelines.memory import keep_freed_memory
 from pipelines.video_decode import VideoError
 
 
@@ -44,4 +45,5 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # A crash of a decoder is an expected event; it leaves a quarantine row and no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep_freed_memory()
     serve(Connection(int(sys.argv[1])))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra.storage import sha256_of
+from pipelines.memory import keep_freed_memory
 from pipelines.shard_format import LatentClip, ShardConfig
 from pipelines.shard_writer import ShardRecord, shard_record
 from preprocessing import looks
@@ -45,6 +46,7 @@ class DecodeGroups:
     """
 
     def __init__(self, shards: str, faces: str, sandbox: Sandbox) -> None:
+        keep_freed_memory()
         self._plan, self._faces, self._sandbox = PlanReader(shards), faces, sandbox
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
@@ -124,6 +126,7 @@ class WriteShards:
     """
 
     def __init__(self, shards: str, config: ShardConfig, faces_blurred: bool) -> None:
+        keep_freed_memory()
         self._shards, self._config, self._faces_blurred = shards, config, faces_blurred
         self._plan = PlanReader(shards)
         self._planned: dict[int, list[PlannedClip]] = {}

@@ -62,11 +62,15 @@ def test_put_if_absent_of_many_writers_lets_exactly_one_win(root: str) -> None:
 def test_publish_moves_the_file_and_leaves_no_temporary(root: str, tmp_path: Path) -> None:
     local = tmp_path / "shard.parquet"
     local.write_bytes(b"rows")
+    local.chmod(0o600)
     uri = storage.join(root, "data", "shard.parquet")
     storage.publish(local, uri)
     assert not local.exists()
     assert storage.read_bytes(uri) == b"rows"
     assert [(file.relative, file.size_bytes) for file in storage.list_files(root)] == [("data/shard.parquet", 4)]
+    if not storage.is_remote(uri):
+        local.touch()
+        assert Path(uri).stat().st_mode == local.stat().st_mode, "private to the user as the local file was"
 
 
 def test_list_files_of_a_missing_folder_is_empty(root: str) -> None:

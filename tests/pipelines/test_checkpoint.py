@@ -39,6 +39,11 @@ def test_replaced_part_changes_its_digest_and_no_other(folder: Path, tmp_path: P
     ]
 
 
+def test_every_file_of_a_part_may_be_read_by_those_who_read_the_manifest(folder: Path) -> None:
+    modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    assert modes == {(folder / checkpoint.MANIFEST).stat().st_mode}
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_file_is_named(folder: Path, damage: str) -> None:
     path = folder / "temporal/keyframes" / checkpoint.WEIGHTS

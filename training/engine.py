@@ -4,19 +4,11 @@ DeepSpeed holds the partitioned optimizer (and, at stage 3, the partitioned para
 summed over all workers, the same on each, so nothing is reduced here and every stage applies the same update.
 """
 
+import sys
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_optimizer_state,
-    safe_set_local_grad,
-    safe_set_local_optimizer_state,
-)
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,6 +23,22 @@ from training.torch_engine import (
     set_moments,
     split,
 )
+
+
+def _import_deepspeed() -> Any:
+    """Import DeepSpeed without MLflow: its tuner, which nothing here uses, would spend two seconds on that."""
+    unknown = "mlflow" not in sys.modules
+    if unknown:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed  # noqa: PLC0415
+    finally:
+        if unknown:
+            del sys.modules["mlflow"]
+    return deepspeed
+
+
+deepspeed = _import_deepspeed()
 
 
 def zero_json(config: ZeroConfig) -> dict[str, object]:
@@ -62,7 +70,7 @@ class DeepSpeedEngine:
         zero: ZeroConfig,
         state: OptimizerState | None = None,
     ) -> None:
-        if get_accelerator().device_name() == "cpu":
+        if deepspeed.accelerator.get_accelerator().device_name() == "cpu":
             # Compiling this operator takes minutes on a fresh machine; it only serves inference.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
@@ -87,7 +95,7 @@ class DeepSpeedEngine:
         set_learning_rate(self._optimizer, learning_rate)
         for parameter, part in zip(self._trained.values(), split(gradient, self.shapes.values()), strict=True):
             if self._zero.stage == 3:
-                safe_set_local_grad(parameter, _partition(part, parameter))
+                deepspeed.utils.safe_set_local_grad(parameter, _partition(part, parameter))
             else:
                 parameter.grad = part.to(parameter.device)
         self._hand_over()
@@ -100,7 +108,7 @@ class DeepSpeedEngine:
             # Trained weights are in fp32, so the model's own are the optimizer's.
             return {name: parameter.detach() for name, parameter in self._trained.items()}
         return {
-            name: safe_get_full_fp32_param(parameter).detach().view(self.shapes[name])
+            name: deepspeed.utils.safe_get_full_fp32_param(parameter).detach().view(self.shapes[name])
             for name, parameter in self._trained.items()
         }
 
@@ -128,7 +136,7 @@ class DeepSpeedEngine:
     def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
         if self._zero.stage == 0:
             return self._optimizer.state[parameter][moment]
-        return safe_get_full_optimizer_state(parameter, moment)
+        return deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
 
     def _partitions(self) -> list[Tensor]:
         """The flat fp32 tensors that the inner optimizer of stages 1 to 3 updates on this worker."""
@@ -150,9 +158,11 @@ class DeepSpeedEngine:
                 continue
             for moment, value in moments.items():
                 if self._zero.stage == 3:
-                    safe_set_local_optimizer_state(parameter, _partition(value.to(parameter.device), parameter), moment)
+                    deepspeed.utils.safe_set_local_optimizer_state(
+                        parameter, _partition(value.to(parameter.device), parameter), moment
+                    )
                 else:
-                    safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
+                    deepspeed.utils.safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
 
 
 def _partition(whole: Tensor, parameter: Any) -> Tensor:

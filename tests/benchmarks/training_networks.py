@@ -57,22 +57,22 @@ def trained(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def one_worker() -> Any:
-    """DeepSpeed in this process, as the only worker."""
+def one_worker() -> None:
+    """Make this process the only worker."""
     os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
-    import deepspeed  # noqa: PLC0415
     from torch.distributed import init_process_group, is_initialized  # noqa: PLC0415
 
-    # Compiling this operator takes minutes on a fresh machine; it only serves inference.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not is_initialized():
         init_process_group("gloo", init_method=f"file://{os.environ['GROUP']}", rank=0, world_size=1)
-    return deepspeed
 
 
 def stock_engine(network: nn.Module, *, bf16: bool) -> Any:
     """What DeepSpeed's documentation says: ZeRO-2, an optimizer over what is trained."""
-    deepspeed = one_worker()
+    one_worker()
+    import deepspeed  # noqa: PLC0415
+
+    # Compiling this operator takes minutes on a fresh machine; it only serves inference.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     optimizer = torch.optim.AdamW(trained(network).values(), lr=1e-4)
     config = {
         "train_micro_batch_size_per_gpu": 1,

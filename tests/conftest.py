@@ -10,7 +10,7 @@ import s3fs
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what starts clusters in one process of the run: two at once have too little of a small machine."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from infra import storage, tracking
+from infra import storage
 from pipelines.tensors import VideoFrames
 from pipelines.video_io import contact_sheet, write_mp4
 from training.config import TrainConfig
 from training.estimate import step_flops
 from training.loop import StepResult
+
+if TYPE_CHECKING:
+    from infra.tracking import Run
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Recorder:
     def __init__(
         self, run_uri: str, config: TrainConfig, parameters: Mapping[str, Any], publish: Publish | None = None
     ) -> None:
-        self._run: tracking.Run | None = None
+        self._run: Run | None = None
         self._publish, self._config = publish, config
         self._step_flops: float | None = None
         self._counts_from = time.monotonic() + SETTLED_S
@@ -80,7 +83,7 @@ class Recorder:
     def clips(self, step: int, clips: Sequence[VideoFrames], fps: float) -> None:
         """Store clips as a video and a sheet."""
 
-        def store(run: tracking.Run) -> None:
+        def store(run: "Run") -> None:
             with tempfile.TemporaryDirectory() as folder:
                 sheet = Path(folder) / f"step-{step:08d}.png"
                 sheet.write_bytes(contact_sheet(clips, scale=2))
@@ -103,7 +106,7 @@ class Recorder:
         self._later(lambda run: run.close(status))
         self._queue.shutdown(wait=True)
 
-    def _later(self, call: Callable[[tracking.Run], None]) -> None:
+    def _later(self, call: Callable[["Run"], None]) -> None:
         def safely() -> None:
             try:
                 if self._run is not None:
@@ -128,11 +131,13 @@ class Recorder:
             logger.warning("this run is not recorded in MLflow", exc_info=True)
 
 
-def open_run(run_uri: str, name: str) -> tracking.Run:
+def open_run(run_uri: str, name: str) -> "Run":
     """Open the MLflow run of a training run: the one its folder names, or a new one that it names from now on."""
+    from infra.tracking import Run  # noqa: PLC0415 (MLflow takes seconds to import; recorders do it in their thread)
+
     path = storage.join(run_uri, RECORD)
     run_id = json.loads(storage.read_bytes(path))["mlflow_run_id"] if storage.exists(path) else None
-    run = tracking.Run("training", name, run_id=run_id)
+    run = Run("training", name, run_id=run_id)
     if run_id is None and run.id is not None:
         storage.write_atomic(path, (json.dumps({"mlflow_run_id": run.id}, indent=1) + "\n").encode())
     return run

@@ -23,9 +23,10 @@ from training.trainer import run_on_ray
 from training.worker import STOP, Job, run_worker
 
 System = Any
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# It waits most of its minutes: other clusters may run meanwhile.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("elastic")]
 
-SECONDS_A_READ, INTERVAL, MOST_SECONDS = 1.0, 40, 600
+SECONDS_A_READ, INTERVAL, MOST_SECONDS = 0.5, 40, 600
 ELASTIC = ClusterConfig(launcher="ray", min_workers=1, max_workers=2, resize_interval_s=1.0, max_failures=-1)
 
 

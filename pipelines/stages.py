@@ -197,13 +197,15 @@ def interpolate(
 def decode(
     decoder: VideoDecoder | Autoencoder, latents: Latents, *, window: int = 8, overlap: int = 2
 ) -> Iterator[Frames]:
-    """Decode clips a few frames at a time, in constant memory.
+    """Decode clips a few frames at a time, in constant memory. A picture has no neighbours: its autoencoder decodes it.
 
     Yields:
         Consecutive frames in [-1, 1], clamped.
 
     Source: section 3.1.1.
     """
+    if isinstance(decoder, VideoDecoder) and latents.shape[1] == 1:
+        decoder = decoder.vae
     overlap = overlap if isinstance(decoder, VideoDecoder) else 0
     own = latents.to(next(decoder.parameters()).dtype)
     for frames in decode_windows(decoder, own, window=window, overlap=overlap):

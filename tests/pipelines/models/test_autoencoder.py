@@ -6,6 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from torch.testing import assert_close
 
+from pipelines import stages
 from pipelines.models.autoencoder import decode_latents, decode_windows, encode_moments, sample_latents
 from pipelines.models.latent_space import LatentScaling, decode_images, latent_scaling
 from pipelines.models.temporal_decoder import DecoderConfig, VideoDecoder
@@ -40,6 +41,15 @@ def make_decoder(vae, trained=True, **changes) -> VideoDecoder:
                 if "conv" in name and name.endswith("weight"):
                     parameter.normal_(std=parameter[0].numel() ** -0.5)
     return decoder.eval()
+
+
+@torch.no_grad()
+def test_picture_is_decoded_by_the_autoencoder_and_a_clip_with_its_temporal_layers(vae):
+    decoder, latents = make_decoder(vae), torch.randn(1, 2, 5, 4, 6)
+    for count, equal in ((1, True), (2, False)):
+        by_frame = decode_latents(vae, latents[:, :count]).clamp(-1, 1)
+        [frames] = stages.decode(decoder, latents[:, :count])
+        assert torch.allclose(frames, by_frame, atol=1e-5) == equal
 
 
 def test_encode_moments_kl_equals_each_image_posterior():

@@ -46,7 +46,7 @@ class StageReplica:
 
     def __init__(self, config: ServeConfig, stage_set: StageSet, pool: str) -> None:
         _observe(config, pool)
-        _limit_threads(config.worker.num_threads)
+        _set_up_torch(config.worker.num_threads)
         backend = open_backend(config, stage_set, durable=False)
         self.counters = Counters(backend.queue.engine)
         self.worker = Worker(
@@ -118,7 +118,7 @@ def _observe(config: ServeConfig, process: str) -> None:
     write_logs(config.logs, process)
 
 
-def _limit_threads(num_threads: int) -> None:
+def _set_up_torch(num_threads: int) -> None:
     import torch  # noqa: PLC0415  (the API's and the conductor's processes do without it)
 
     torch.set_num_threads(num_threads)

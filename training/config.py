@@ -218,9 +218,7 @@ class TrainConfig:
         virtual_shards: into how many parts a batch is cut; the largest number of workers.
         seed: of everything random.
         optimizer: of the trained network.
-        discriminator: of the decoder's discriminator.
-        adversarial_weight: how strongly the discriminator pulls at the decoder's last layer, as a share of the
-            reconstruction's pull; 0 trains without a discriminator.
+        discriminator: of the decoder's discriminator; None trains the decoder without one.
         perceptual: network whose distance joins the decoder's reconstruction loss (`make weights` fetches it); None
             leaves it at the edges of the picture, which need no network.
         ema_decay: of the moving average that is exported.
@@ -249,7 +247,6 @@ class TrainConfig:
     seed: int = 0
     optimizer: OptimizerConfig
     discriminator: OptimizerConfig | None = None
-    adversarial_weight: float = 0.5
     perceptual: Literal["stlpips-alex", "stlpips-vgg"] | None = None
     ema_decay: float = 0.9999
     data: DataConfig
@@ -282,10 +279,6 @@ class TrainConfig:
         least = {"prediction": 3, "interpolation": 3}.get(self.objective, 1)
         if self.data.num_frames < least:
             raise ValueError(f"num_frames={self.data.num_frames} leaves {self.objective} none to learn; use {least} up")
-        if self.adversarial_weight < 0:
-            raise ValueError(
-                f"adversarial_weight={self.adversarial_weight} is negative; use 0 (none) or more, such as 0.5"
-            )
         if self.lora_rank is not None and (self.lora_rank < 1 or self.train_all or self.objective not in LOW_RANK):
             allowed = f"use 1 or more, without train_all, for {', '.join(LOW_RANK)}"
             raise ValueError(f"lora_rank={self.lora_rank} does not go with {self.objective!r}; {allowed}")

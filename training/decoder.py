@@ -1,4 +1,4 @@
-"""The temporal decoder run: temporal layers in the autoencoder's decoder against a discriminator of volumes.
+"""The temporal decoder run: temporal layers in the autoencoder's decoder, against a discriminator of volumes or none.
 
 Source: Blattmann et al. 2023, section 3.1.1 and table 8; loss weights and the discriminator's layers are not published.
 """
@@ -34,18 +34,20 @@ from training.task import Inputs, LossNetwork, PhaseSpec, freeze, put_part, seed
 
 GRADIENT_WEIGHT = 1.0
 PERCEPTUAL_WEIGHT = 1.0
+ADVERSARIAL_SCALE = 0.5
+"""Weight of the adversarial loss for Gaussian autoencoders in the code the paper builds on."""
 
 
 class DecoderNetwork(LossNetwork):
-    """The decoder's phase: reconstruction and what the discriminator says of it."""
+    """The decoder's phase: reconstruction, and what a discriminator says of it if there is one."""
 
     def __init__(
-        self, decoder: VideoDecoder, judge: VideoDiscriminator, distance: nn.Module | None, config: TrainConfig
+        self, decoder: VideoDecoder, judge: VideoDiscriminator | None, distance: nn.Module | None, config: TrainConfig
     ) -> None:
         super().__init__(config)
         self.decoder = decoder
         # In a tuple, so that the discriminator's weights are not this network's.
-        self._judge, self._scale = (judge,), config.adversarial_weight
+        self._judge = (judge,)
         self.distance = distance
 
     def decode(self, frames: Frames) -> Frames:
@@ -62,11 +64,13 @@ class DecoderNetwork(LossNetwork):
         reconstruction = reconstruction_losses(frames, batch.frames, GRADIENT_WEIGHT)
         if self.distance is not None:
             reconstruction = reconstruction + PERCEPTUAL_WEIGHT * perceptual_losses(frames, batch.frames, self.distance)
-        if not self._scale or not torch.is_grad_enabled():
+        (judge,) = self._judge
+        if judge is None or not torch.is_grad_enabled():
             return reconstruction
-        adversarial = adversarial_losses(self._judge[0](frames))
-        last_weight = self.decoder.last_weight()
-        weight = adaptive_weight(reconstruction.mean(), adversarial.mean(), last_weight, scale=self._scale)
+        adversarial = adversarial_losses(judge(frames))
+        weight = adaptive_weight(
+            reconstruction.mean(), adversarial.mean(), self.decoder.last_weight(), scale=ADVERSARIAL_SCALE
+        )
         return reconstruction + weight * adversarial
 
 
@@ -91,7 +95,7 @@ class DecoderTask:
 
     config: TrainConfig
     network: DecoderNetwork
-    discriminator: DiscriminatorNetwork
+    discriminator: DiscriminatorNetwork | None
     source: Source[Any]
     held_out: Source[Any]
     recipe: FrameRecipe
@@ -105,10 +109,9 @@ class DecoderTask:
             for name, parameter in trained_parameters(self.network).items()
             if name.startswith("decoder.temporal.")
         }
-        decoder = PhaseSpec(name="decoder", network=self.network, trained=trained)
-        if not self.config.adversarial_weight:
+        decoder, judge = PhaseSpec(name="decoder", network=self.network, trained=trained), self.discriminator
+        if judge is None:
             return [decoder]
-        judge = self.discriminator
         return [decoder, PhaseSpec(name="discriminator", network=judge, trained=trained_parameters(judge))]
 
     def collate(self, samples: Sequence[Sample], items: Sequence[UInt8[Tensor, "t H W 3"]]) -> FrameBatch:
@@ -150,15 +153,14 @@ def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
     """
     if config.is_partitioned:
         raise ValueError("two networks that use each other's weights cannot be partitioned; use ZeRO stage 0, 1 or 2")
-    if config.adversarial_weight and config.discriminator is None:
-        raise ValueError(f"{config.name} has no discriminator optimizer; set --discriminator.learning-rate")
     source, held_out = open_videos(config, inputs)
     networks = Networks(inputs.out, backbone=inputs.backbone)
     vae: Any = networks.autoencoder
     freeze([vae], config)
     with seeded(config.seed):
         decoder = VideoDecoder(vae, config.model.decoder)
-        judge = VideoDiscriminator(DiscriminatorConfig(width=discriminator_width(vae)))
+        width = discriminator_width(vae)
+        judge = None if config.discriminator is None else VideoDiscriminator(DiscriminatorConfig(width=width))
     # Both losses' gradients are compared here; it is not trained.
     decoder.last_weight().requires_grad_(True)
     distance = None if config.perceptual is None else load_extractor(config.perceptual, Path(inputs.measures)).network
@@ -167,7 +169,7 @@ def decoder_task(config: TrainConfig, inputs: Inputs) -> DecoderTask:
     return DecoderTask(
         config=config,
         network=network,
-        discriminator=DiscriminatorNetwork(network, judge, config),
+        discriminator=None if judge is None else DiscriminatorNetwork(network, judge, config),
         source=source,
         held_out=held_out,
         recipe=FrameRecipe(

@@ -51,7 +51,7 @@ def _decoder() -> TrainConfig:
     # Without a discriminator: against one, a decoder of this size learned a grid before it learned sharpness.
     run = _run("decoder", replace(CROPS, num_frames=6, fps=(30.0,)), steps=2753, batch_size=2, learning_rate=5e-4)
     optimizer = OptimizerConfig(learning_rate=5e-4, betas=(0.5, 0.9))
-    return replace(run, optimizer=optimizer, perceptual="stlpips-alex", adversarial_weight=0.0)
+    return replace(run, optimizer=optimizer, perceptual="stlpips-alex")
 
 
 def synthetic_driving_runs() -> dict[str, TrainConfig]:

@@ -45,6 +45,8 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
             configure_logging=False,
             runtime_env={"env_vars": worker_environment()},
             _temp_dir=folder,
+            # Workers come when something runs in them: idle ones cost a second to start and a hundredth of a core each.
+            _system_config={"prestart_worker_first_driver": False},
         )
         try:
             yield

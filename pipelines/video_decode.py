@@ -18,6 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 Source = str | IOBase
@@ -146,13 +147,15 @@ def decode(source: Source, info: VideoInfo, wanted: Sequence[int]) -> Iterator[t
         VideoError: if a wanted frame cannot be decoded.
     """
     todo = sorted(set(wanted))
+    # One for all frames: setting up a conversion takes longer than a small frame's own.
+    reformatter = VideoReformatter()
     # Containers without an index may seek past a frame; a second pass then reads on from the start.
     for may_seek in (True, False):
         if todo:
             with _open(source) as (container, stream):
                 for frame in _decode_wanted(container, stream, info, todo, may_seek):
                     todo.remove(frame.pts or 0)
-                    yield frame.pts or 0, _to_rgb(frame, info)
+                    yield frame.pts or 0, _upright(reformatter.reformat(frame, format="rgb24"), info)
     if todo:
         raise VideoError("missing_frame", f"the frame at {float(todo[0] * info.time_base):.3f} s cannot be decoded")
 
@@ -246,8 +249,8 @@ def _nearest(pts: Sequence[int], place: Fraction) -> int:
     return min(candidates, key=lambda time: (abs(time - place), time))
 
 
-def _to_rgb(frame: VideoFrame, info: VideoInfo) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: VideoFrame, info: VideoInfo) -> np.ndarray:
+    image = frame.to_ndarray()
     return np.ascontiguousarray(np.rot90(image, info.rotation // 90)) if info.rotation else image
 
 

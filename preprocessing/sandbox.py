@@ -48,7 +48,7 @@ class Sandbox:
             while True:
                 if not connection.poll(self.timeout_s):
                     raise SandboxError("timeout", f"no result within {self.timeout_s:g} s")
-                kind, value = pickle.loads(connection.recv_bytes())
+                kind, value = _receive(connection)
                 if kind == "item":
                     yield value
                     continue
@@ -94,3 +94,9 @@ class Sandbox:
             theirs.close()
             self._connection = Connection(ours.detach())
         return self._connection
+
+
+def _receive(connection: Connection) -> tuple[str, Any]:
+    message = connection.recv_bytes()
+    arrays = [connection.recv_bytes() for _ in range(connection.recv())]
+    return pickle.loads(message, buffers=arrays)

@@ -37,7 +37,12 @@ def _run(connection: Connection, module: str, name: str, arguments: tuple[Any, .
 
 
 def _send(connection: Connection, message: tuple[str, Any]) -> None:
-    connection.send_bytes(pickle.dumps(message, protocol=5))
+    # Frames follow as they are: pickled, each would be copied twice more.
+    arrays: list[pickle.PickleBuffer] = []
+    connection.send_bytes(pickle.dumps(message, protocol=5, buffer_callback=arrays.append))
+    connection.send(len(arrays))
+    for array in arrays:
+        connection.send_bytes(array.raw())
 
 
 if __name__ == "__main__":

@@ -192,9 +192,15 @@ class WriteShards:
 def _row(
     group: int, place: int, *, data: np.ndarray | None = None, stage: str = "", reason: str = "", message: str = ""
 ) -> pa.Table:
-    buffer = None if data is None else pa.py_buffer(np.ascontiguousarray(data)).to_pybytes()
-    values = {"group": group, "place": place, "data": buffer, "stage": stage, "reason": reason, "message": message}
-    return pa.table({name: [value] for name, value in values.items()}, schema=ROW_SCHEMA)
+    cells = pa.nulls(1, pa.large_binary()) if data is None else _one_cell(np.ascontiguousarray(data))
+    values = {"group": [group], "place": [place], "data": cells, "stage": [stage], "reason": [reason]}
+    return pa.table({**values, "message": [message]}, schema=ROW_SCHEMA)
+
+
+def _one_cell(data: np.ndarray) -> pa.LargeBinaryArray:
+    """A column of one row that shares the array's memory."""
+    ends = np.array([0, data.nbytes], np.int64)
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 
 def _rejection(clip: PlannedClip, row: pa.Table) -> Rejection:

@@ -106,9 +106,9 @@ def _bare_cpu_s(vae_folder: Path) -> float:
 
 
 def tree_cpu_s(work: Callable[[], T]) -> tuple[float, T]:
-    """CPU seconds of a call in this process and all it starts, those that end meanwhile included, and its result."""
+    """CPU seconds of a call in this process and all it starts, what ends meanwhile included, and its result."""
     used: dict[tuple[int, float], float] = {}
-    ended = threading.Event()
+    ended, watching_s = threading.Event(), 0.0
 
     def look() -> float:
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
@@ -118,8 +118,10 @@ def tree_cpu_s(work: Callable[[], T]) -> tuple[float, T]:
         return sum(used.values())
 
     def watch() -> None:
+        nonlocal watching_s
         while not ended.wait(WATCH_S):
             look()
+        watching_s = time.thread_time()
 
     start = look()
     watcher = threading.Thread(target=watch, daemon=True)
@@ -127,4 +129,4 @@ def tree_cpu_s(work: Callable[[], T]) -> tuple[float, T]:
     result = work()
     ended.set()
     watcher.join()
-    return look() - start, result
+    return look() - start - watching_s, result

@@ -43,7 +43,7 @@ check: setup  ## lint, types, import rules
 	$(BIN)/lint-imports
 
 test: setup  ## run all tests
-	$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadgroup
+	$(ONE_THREAD) $(BIN)/pytest -q -n 3 --dist loadgroup
 
 test-fast: setup  ## run the tests that need neither Ray nor minutes
 	$(ONE_THREAD) $(BIN)/pytest -q -m "not ray and not slow and not browser and not postgres"

@@ -7,8 +7,9 @@ import pytest
 import s3fs
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts clusters in one process of the run: two at once have too little of a small machine."""
+    """Keep what starts clusters in one process of the run: two at once crowd a machine. First, for xdist reads it."""
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -80,10 +80,11 @@ def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Cal
     def p1() -> Iterator[Gate]:
         group = preprocessing_throughput.GROUP_FRAMES
         frames = -(-many(10_000, group) // group) * group
-        figure, bare_ms = preprocessing_throughput.efficiency(folder, frames)
-        made_by = f"{preprocessing_throughput.ENCODERS} encoders, {bare_ms:.1f} ms a frame bare"
-        what = f"encode-bound frames per CPU-s / bare encoder, {frames} frames of 128x256, {made_by}"
-        yield at_least("P1", figure, 0.90, 0.95, what)
+        for height, width in (preprocessing_throughput.LARGE, preprocessing_throughput.SIZE):
+            figure, bare_ms = preprocessing_throughput.efficiency(folder, frames, (height, width))
+            made_by = f"{preprocessing_throughput.ENCODERS} encoders, {bare_ms:.1f} ms a frame bare"
+            what = f"encode-bound frames per CPU-s / bare encoder, {frames} frames of {height}x{width}, {made_by}"
+            yield at_least("P1", figure, 0.90, 0.95, what)
         if peers:
             yield from beside("P1", preprocessing_peers.efficiency(folder, min(frames, 2000)))
 
@@ -110,6 +111,8 @@ def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Cal
         what = f"of {result.ray_runs} runs on Ray end otherwise after SIGKILL: {result.where}"
         yield at_most("P5", result.different, 0, 0, what)
         yield at_most("P6", result.twice, 1, 1, "shards done again by one worker, on Ray")
+        if peers:
+            yield from beside("P5", preprocessing_peers.after_kills(folder, many(10, 3)))
 
     def p7() -> Iterator[Gate]:
         inputs = many(1000, 100)

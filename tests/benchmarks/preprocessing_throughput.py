@@ -29,6 +29,7 @@ from preprocessing.synthetic.scene import draw_scene
 
 VAE = PRETRAINED / "synthetic_driving" / "backbone" / "vae"
 SIZE = (128, 256)
+LARGE = (256, 512)
 CLIP_FRAMES, SOURCE_FRAMES, GROUP_FRAMES = 8, 80, 400
 WATCH_S = 2.0
 ENCODERS = os.cpu_count() or 1
@@ -37,7 +38,7 @@ ENCODERS = os.cpu_count() or 1
 T = TypeVar("T")
 
 
-def efficiency(folder: Path, frames: int) -> tuple[float, float]:
+def efficiency(folder: Path, frames: int, size: tuple[int, int]) -> tuple[float, float]:
     """CPU time per frame of the bare encoder over that of all processes of a run, and the former in milliseconds.
 
     A run over one group has the same start and end as a run over many: the difference is what `frames` frames cost.
@@ -46,13 +47,14 @@ def efficiency(folder: Path, frames: int) -> tuple[float, float]:
     Args:
         folder: for corpus and shards.
         frames: a multiple of GROUP_FRAMES.
+        size: (height, width) of sources and clips.
     """
     job = Job(
-        corpus=str(make_corpus(folder, frames + 2 * GROUP_FRAMES)),
-        shards=str(folder / "throughput-shards"),
+        corpus=str(make_corpus(folder, frames + 2 * GROUP_FRAMES, size)),
+        shards=str(folder / f"throughput-shards-{size[1]}"),
         checkpoint=str(VAE),
         config=PreprocessConfig(
-            clips=(ClipForm(num_frames=CLIP_FRAMES, fps="10"),), sizes=(SIZE,), min_groups=frames // GROUP_FRAMES + 2
+            clips=(ClipForm(num_frames=CLIP_FRAMES, fps="10"),), sizes=(size,), min_groups=frames // GROUP_FRAMES + 2
         ),
     )
     vae = find_autoencoder(job.checkpoint)
@@ -65,18 +67,18 @@ def efficiency(folder: Path, frames: int) -> tuple[float, float]:
             rows = dataset.encode_groups(job.shards, groups, config, vae.folder, job.config, resources)
             return CLIP_FRAMES * sum(row["clips"] for row in rows)
 
-        bare = [bare_cpu_s(vae.folder)]
+        bare = [bare_cpu_s(vae.folder, size)]
         few_s, few = tree_cpu_s(lambda: encode([0]))
-        bare.append(bare_cpu_s(vae.folder))
+        bare.append(bare_cpu_s(vae.folder, size))
         many_s, many = tree_cpu_s(lambda: encode(range(1, summary.groups)))
-        bare.append(bare_cpu_s(vae.folder))
+        bare.append(bare_cpu_s(vae.folder, size))
     assert many - few == frames, f"{many} and {few} frames were encoded"
     return statistics.median(bare) * (many - few) / (many_s - few_s), statistics.median(bare) * 1e3
 
 
-def make_corpus(folder: Path, frames: int) -> Path:
+def make_corpus(folder: Path, frames: int, size: tuple[int, int]) -> Path:
     """Videos of 80 frames at 10 frames a second, ten cut out of each rendered drive."""
-    corpus, (height, width) = folder / "throughput", SIZE
+    corpus, (height, width) = folder / f"throughput-{size[1]}", size
     for i in range(frames // SOURCE_FRAMES):
         if i % 10 == 0:
             drive = Drive(draw_scene(0, i // 10), SOURCE_FRAMES / 10, height + 32, width + 32)
@@ -86,16 +88,17 @@ def make_corpus(folder: Path, frames: int) -> Path:
     return corpus
 
 
-def bare_cpu_s(vae_folder: Path) -> float:
+def bare_cpu_s(vae_folder: Path, size: tuple[int, int]) -> float:
     """CPU seconds per frame of the encoder alone, in fresh processes as many as the run has: page faults differ."""
     with multiprocessing.get_context("spawn").Pool(ENCODERS) as pool:
-        return statistics.median(pool.map(_bare_cpu_s, [vae_folder] * ENCODERS, chunksize=1))
+        return statistics.median(pool.map(_bare_cpu_s, [(vae_folder, size)] * ENCODERS, chunksize=1))
 
 
-def _bare_cpu_s(vae_folder: Path) -> float:
+def _bare_cpu_s(given: tuple[Path, tuple[int, int]]) -> float:
     """CPU seconds per frame in this process, median over clips."""
+    vae_folder, size = given
     encode = load_encoder(vae_folder, "float32", "cpu")
-    frames = np.random.default_rng(0).integers(0, 255, (CLIP_FRAMES, *SIZE, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (CLIP_FRAMES, *size, 3), np.uint8)
     encode(frames)
     spent = []
     for _ in range(50):

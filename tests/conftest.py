@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import s3fs
 
+# By default Ray's workers give way to everything else: the other tests would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,15 +33,20 @@ ELASTIC = ClusterConfig(launcher="ray", min_workers=1, max_workers=2, resize_int
 
 def read_slowly() -> None:
     """Make steps on Ray's workers last, so that there is time for machines to come and go."""
-    from training.sources import LatentSource  # noqa: PLC0415 - this runs in another process
 
-    original = LatentSource.read
+    def change() -> None:
+        # Most of Ray's processes never read: they are spared seconds of imports.
+        while not (source := getattr(sys.modules.get("training.sources"), "LatentSource", None)):
+            time.sleep(0.05)
+        original = source.read
 
-    def read(source: Any, refs: Any) -> Any:
-        time.sleep(SECONDS_A_READ)
-        return original(source, refs)
+        def read(self: Any, refs: Any) -> Any:
+            time.sleep(SECONDS_A_READ)
+            return original(self, refs)
 
-    LatentSource.read = read  # type: ignore[method-assign]
+        source.read = read
+
+    threading.Thread(target=change, daemon=True).start()
 
 
 @pytest.fixture
@@ -50,8 +56,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     folder = Path(f"/tmp/vldm-e{os.getpid()}")
     (folder / "ray").mkdir(parents=True)
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    # By default workers give way to everything else on the machine.
-    monkeypatch.setenv("RAY_worker_niceness", "0")
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     environment = {

@@ -41,6 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}},
+        _system_config={"prestart_worker_first_driver": False},
     )
     yield
     ray.shutdown()

@@ -60,5 +60,7 @@ def worker_environment() -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(paths),
         "TOKENIZERS_PARALLELISM": "false",
+        # Ray runs what it is given in threads, which must not have arenas of their own: see pipelines/memory.py.
+        "MALLOC_ARENA_MAX": "1",
         **{name: os.environ[name] for name in ("DS_ACCELERATOR", "TORCH_EXTENSIONS_DIR") if name in os.environ},
     }

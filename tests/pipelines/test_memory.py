@@ -13,11 +13,12 @@ if sys.argv[1] == "kept":
 torch.set_num_threads(1)
 vae = AutoencoderKL.from_pretrained(PRETRAINED / "synthetic_driving" / "backbone" / "vae", use_safetensors=True)
 def encode():
+    # Tensors of 32 MiB and more, which no threshold of glibc keeps.
     with torch.inference_mode():
-        vae.encode(torch.zeros(8, 3, 128, 256))
+        vae.encode(torch.zeros(4, 3, 256, 512))
 encode()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(2):
     encode()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -29,4 +30,4 @@ def test_encoding_does_not_fault_freed_tensors_in_again():
     for way in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", SCRIPT, way], capture_output=True, text=True, check=True)
         faults[way] = int(done.stdout)
-    assert faults["kept"] * 3 < faults["given back"], faults
+    assert faults["kept"] * 10 < faults["given back"], faults

@@ -147,8 +147,7 @@ def decode(source: Source, info: VideoInfo, wanted: Sequence[int]) -> Iterator[t
         VideoError: if a wanted frame cannot be decoded.
     """
     todo = sorted(set(wanted))
-    # One for all frames: setting up a conversion takes longer than a small frame's own.
-    reformatter = VideoReformatter()
+    reformatter = VideoReformatter()  # one for all frames: setting up takes longer than converting a small one
     # Containers without an index may seek past a frame; a second pass then reads on from the start.
     for may_seek in (True, False):
         if todo:

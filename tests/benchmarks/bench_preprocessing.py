@@ -116,8 +116,6 @@ def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Cal
         what = f"of {result.ray_runs} runs on Ray end otherwise after SIGKILL: {result.where}"
         yield at_most("P5", result.different, 0, 0, what)
         yield at_most("P6", result.twice, 1, 1, "shards done again by one worker, on Ray")
-        if peers:
-            yield from beside("P5", preprocessing_peers.after_kills(folder, many(10, 3)))
 
     def p7() -> Iterator[Gate]:
         inputs = many(1000, 100)

@@ -5,18 +5,15 @@ What is not installed is left out of the figures; none of it is a dependency.
 
 import importlib.util
 import io
-import multiprocessing
 import shutil
 import statistics
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import pyarrow.parquet as pq
 
 from infra.cluster import connect
 from pipelines.video_decode import fit
@@ -27,7 +24,6 @@ from preprocessing.plan import Looked, make_plan
 from preprocessing.sources import Source
 from tests.benchmarks.preprocessing_gates import cpu_s, fast_source
 from tests.benchmarks.preprocessing_throughput import CLIP_FRAMES, SIZE, SOURCE_FRAMES, VAE, bare_cpu_s, tree_cpu_s
-from tests.preprocessing.conftest import write_video
 from tests.preprocessing.test_golden import GOLDEN
 
 
@@ -153,67 +149,6 @@ def broken_inputs(folder: Path) -> dict[str, float]:
         figures["Daft, one query over all files"] = _all_or_nothing(lambda: rows([str(p) for p in mixed.iterdir()]))
         figures["Daft, one query a file"] = _kept(mixed, good, lambda path: rows([path]))
     return figures
-
-
-def after_kills(folder: Path, runs: int) -> dict[str, float]:
-    """P5: clips that naive Ray Data, with its own checkpoints, has lost or doubled when a killed run was run again."""
-    videos = [write_video(folder / "naive-kills" / f"{i}.mp4", 96, size=(64, 128), seed=i) for i in range(8)]
-    whole = {(str(video), start) for video in videos for start in range(0, 96, CLIP_FRAMES)}
-    lost, doubled, rng = 0, 0, np.random.default_rng(0)
-    for number in range(runs):
-        out = folder / f"naive-killed-{number}"
-        first = _started(videos, out)
-        files = int(rng.integers(1, 12))
-        while first.is_alive() and len(list(out.glob("clips/*.parquet"))) < files:
-            first.join(0.02)
-        first.kill()
-        first.join()
-        second = _started(videos, out)
-        second.join()
-        table = pq.read_table(out / "clips", columns=["id", "start"])
-        rows = list(zip(*table.to_pydict().values(), strict=True))
-        lost, doubled = lost + len(whole - set(rows)), doubled + len(rows) - len(set(rows))
-    setting = f"of {len(whole)} in {runs} runs, sources that fill several blocks"
-    return {
-        f"clips lost by naive Ray Data with CheckpointConfig, {setting}": lost,
-        f"clips doubled by it, {setting}": doubled,
-    }
-
-
-def _started(videos: list[Path], out: Path) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_write_with_checkpoints, args=(videos, out))
-    process.start()
-    return process
-
-
-def _write_with_checkpoints(videos: list[Path], out: Path) -> None:
-    import ray  # noqa: PLC0415 (a peer)
-    from ray.data.checkpoint import CheckpointConfig  # noqa: PLC0415
-
-    def clips_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        frames = decoded(row["id"], (64, 128))
-        for start in range(0, len(frames) - CLIP_FRAMES + 1, CLIP_FRAMES):
-            yield {"id": row["id"], "start": start, "frames": np.stack(frames[start : start + CLIP_FRAMES])}
-
-    with connect():
-        context = ray.data.DataContext.get_current()
-        # As with long videos, whose clips do not fit into one block.
-        context.target_max_block_size = 2**19
-        context.checkpoint_config = CheckpointConfig(
-            id_column="id", checkpoint_path=str(out / "checkpoint"), delete_checkpoint_on_success=False
-        )
-        clips = ray.data.from_items([{"id": str(video)} for video in videos]).flat_map(clips_of, num_cpus=0.1)
-        pool = ray.data.ActorPoolStrategy(size=1)
-        encoded = clips.map_batches(ClipEncoder, batch_size=2, compute=pool, num_cpus=0.1)
-        encoded.write_parquet(str(out / "clips"))
-
-
-class ClipEncoder(Encoder):
-    """The same, for rows that keep their source's id and their place."""
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode a batch of clips."""
-        return {**super().__call__(batch), "start": batch["start"]}
 
 
 def _kept(mixed: Path, good: list[str], read: Callable[[str], int]) -> float:

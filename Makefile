@@ -20,6 +20,8 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_TRAIN_V2_ENABLED := 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := $(CURDIR)
+# Nothing is compiled at set-up: without this, each of a hundred processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup fmt check test test-fast demo train-world weights bench bench-models bench-preprocessing bench-training bench-serving corpus-reproduce reproduce gallery clean
 

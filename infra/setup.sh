@@ -25,6 +25,9 @@ echo "setup: virtual environment in $venv with $("$python" --version)"
 # Python compiles what is imported when it is imported, a fourth of what pip would.
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"; }
 
+# The pip that comes with Python 3.11 takes twice as long as this one.
+pip -c constraints.txt --upgrade pip
+
 # torch goes first and alone: resolved among the others, an open range may bring another build of it.
 echo "setup: torch"
 pip -c constraints.txt torch

@@ -12,7 +12,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts clusters in one process of the run: two at once crowd a machine. First, for xdist reads it."""
+    """Keep what starts clusters in one process of the run, for two at once crowd a machine, and begin with what is long.
+
+    First of its kind: xdist reads the groups in the same hook.
+    """
+    items.sort(key=lambda item: (not item.get_closest_marker("ray"), not item.get_closest_marker("slow")))
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -12,7 +12,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts clusters in one process of the run, for two at once crowd a machine, and begin with what is long.
+    """Keep what starts clusters in one process, for two at once crowd a machine, and let it begin: it is the longest.
 
     First of its kind: xdist reads the groups in the same hook.
     """

@@ -1,11 +1,13 @@
-"""Machines leave, with and without notice, and others join: the run goes on, and nobody can tell afterwards."""
+"""Machines of a DeepSpeed run leave, with and without notice, and others join: nobody can tell afterwards."""
 
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ import torch
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from tests.training.test_trainer import assert_same_run, newest_step
-from training.config import CheckpointConfig, ClusterConfig, TrainConfig
+from infra.cluster import worker_environment
+from training.checkpoints import CheckpointStore
+from training.config import CheckpointConfig, ClusterConfig, TrainConfig, ZeroConfig
 from training.reduction import Workers
 from training.trainer import run_on_ray
 from training.worker import STOP, Job, run_worker
@@ -28,7 +31,16 @@ System = Any
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("elastic")]
 
 SECONDS_A_READ, INTERVAL, MOST_SECONDS = 0.5, 16, 600
-ELASTIC = ClusterConfig(launcher="ray", min_workers=1, max_workers=2, resize_interval_s=1.0, max_failures=-1)
+ELASTIC = ClusterConfig(
+    launcher="ray",
+    min_workers=1,
+    max_workers=2,
+    resize_interval_s=1.0,
+    max_failures=-1,
+    engine="deepspeed",
+    zero=ZeroConfig(stage=2),
+    cpus_per_worker=1.0,
+)
 
 
 def read_slowly() -> None:
@@ -59,7 +71,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     environment = {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        **worker_environment(),
         "DS_ACCELERATOR": "cpu",
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
     }
@@ -71,14 +83,37 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def count_workers() -> int:
-    found = 0
+def train_workers() -> list[psutil.Process]:
+    found = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            found += "RayTrainWorker" in " ".join(process.cmdline())
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
     return found
+
+
+def count_workers() -> int:
+    return len(train_workers())
+
+
+def newest_step(job: Job) -> int:
+    found = CheckpointStore(job.run_uri, job.config.checkpoints).newest()
+    return found.step if found else 0
+
+
+def result(job: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    found = CheckpointStore(job.run_uri, job.config.checkpoints).newest()
+    assert found is not None
+    return dict(found.progress), {f"{f}/{n}": v for f, values in found.load().items() for n, v in values.items()}
+
+
+def assert_same_run(actual: Job, expected: Job) -> None:
+    progress, tensors = result(actual)
+    expected_progress, expected_tensors = result(expected)
+    assert progress == expected_progress
+    assert tensors.keys() == expected_tensors.keys()
+    for name, value in expected_tensors.items():
+        assert torch.equal(tensors[name], value), name
 
 
 def wait_for(claim: Callable[[], bool], run: threading.Thread) -> None:
@@ -92,7 +127,7 @@ def wait_for(claim: Callable[[], bool], run: threading.Thread) -> None:
 def come_and_go(
     cluster: Cluster, nodes: list[Any], job: Job, run: threading.Thread, seen: list[tuple[str, int, int]]
 ) -> None:
-    """Take a machine away after a notice, add one, take one away without notice; then stop."""
+    """Take a machine away after a notice, add one, kill a worker and a machine; then stop."""
 
     def note(what: str) -> None:
         seen.append((what, newest_step(job), count_workers()))
@@ -118,10 +153,11 @@ def come_and_go(
     step = newest_step(job)
     wait_for(lambda: newest_step(job) > step, run)
     note("two again")
+    train_workers()[0].send_signal(signal.SIGKILL)
     cluster.remove_node(nodes[1], allow_graceful=False)
     step = newest_step(job)
     wait_for(lambda: newest_step(job) > step, run)
-    note("one was killed")
+    note("killed")
     (Path(job.run_uri) / STOP).touch()
 
 
@@ -129,7 +165,7 @@ def test_run_whose_machines_come_and_go_equals_an_undisturbed_one(
     system: System, make_config: Callable[..., TrainConfig], cluster: Cluster
 ) -> None:
     checkpoints = CheckpointConfig(every_steps=INTERVAL)
-    config = make_config("image", steps=100_000, track=False, cluster=ELASTIC, checkpoints=checkpoints)
+    config = make_config("keyframes", steps=100_000, track=False, cluster=ELASTIC, checkpoints=checkpoints)
     disturbed = system.job(config, "disturbed")
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     seen: list[tuple[str, int, int]] = []
@@ -140,7 +176,8 @@ def test_run_whose_machines_come_and_go_equals_an_undisturbed_one(
     come_and_go(cluster, nodes, disturbed, thread, seen)
     thread.join(MOST_SECONDS)
     (outcome,) = outcomes
-    assert [what for what, _, _ in seen] == ["two", "saved on notice", "alone", "two again", "one was killed"]
+    assert [what for what, _, _ in seen] == ["two", "saved on notice", "alone", "two again", "killed"]
     alone = system.job(replace(config, steps=outcome.step, cluster=ClusterConfig()), "alone")
-    run_worker(alone, Workers(), torch.device("cpu"))
+    expected = run_worker(alone, Workers(), torch.device("cpu"))
+    assert outcome.loss == expected.loss
     assert_same_run(disturbed, alone)

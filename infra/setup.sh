@@ -32,7 +32,8 @@ pip -c constraints.txt --upgrade pip
 echo "setup: torch"
 pip -c constraints.txt torch
 echo "setup: everything else (some minutes)"
-pip -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
+# Ignored: setuptools warns that folders here may hide the packages. They are the packages.
+PYTHONWARNINGS=ignore pip -c constraints.txt -e '.[dev]'
 
 # Every DeepSpeed process on CPU loads this operator; two that build it at once wait for each other.
 echo "setup: DeepSpeed's shared-memory operator"

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Float, and_, case, cast, func, or_, select, update
 
+from serving.rates import DEFAULT_RATE, rate_of
 from serving.records import UNFINISHED, Bounds, NewJob, QueueFullError
 from serving.tables import jobs, loads, rates, tasks, tenants
 
 # How much longer than its own work a job may be kept waiting by shorter ones before it goes first.
 _PATIENCE = 4.0
-_DEFAULT_SECONDS_PER_COST = 1.0
 # A worker that has not been heard of for this long does not count as help.
 _WORKER_ALIVE_S = 30.0
 _DAY_S = 86400.0
@@ -59,17 +59,11 @@ def take_rank(connection: Connection, new: NewJob, now: float) -> float:
     return now + _PATIENCE * work_s
 
 
-def rate_of(connection: Connection, stage: str) -> float:
-    """Measured seconds of work per unit of cost of a stage."""
-    row = connection.execute(select(rates.c.seconds_per_cost).where(rates.c.stage == stage)).first()
-    return row.seconds_per_cost if row else _DEFAULT_SECONDS_PER_COST
-
-
 def seconds_per_job(connection: Connection, now: float) -> float:
     """Estimate the time between two finished jobs: mean work at the busiest stage, shared by its workers."""
     num_jobs = max(1, connection.execute(_UNFINISHED).scalar_one())
     loads_by_stage = _loads(connection, now)
-    return max((load.work_s / num_jobs / load.workers for load in loads_by_stage), default=_DEFAULT_SECONDS_PER_COST)
+    return max((load.work_s / num_jobs / load.workers for load in loads_by_stage), default=DEFAULT_RATE)
 
 
 def seconds_until_done(connection: Connection, job: str, now: float) -> float:
@@ -95,7 +89,7 @@ class _Load:
 def _loads(connection: Connection, now: float, which: ColumnElement[bool] | None = None, job: str = "") -> list[_Load]:
     left = tasks.c.cost * (1.0 - cast(tasks.c.steps_done, Float) / tasks.c.num_steps)
     own = case((tasks.c.job == job, left), else_=0.0)
-    rate = func.coalesce(func.max(rates.c.seconds_per_cost), _DEFAULT_SECONDS_PER_COST)
+    rate = func.coalesce(func.max(rates.c.seconds_per_cost), DEFAULT_RATE)
     work = (
         select(tasks.c.stage, (func.sum(left) * rate).label("work_s"), (func.sum(own) * rate).label("own_s"))
         .select_from(tasks.outerjoin(rates, rates.c.stage == tasks.c.stage))

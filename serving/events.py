@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from serving.access import OwnJob, TheBackend
+from serving.artifacts import LostFileError
 from serving.backend import Backend
 from serving.openapi import ERRORS
 from serving.videos import show
@@ -57,7 +58,7 @@ async def _stream(request: Request, backend: Backend, job_id: str) -> AsyncItera
 def _picture(backend: Backend, reference: str) -> str | None:
     try:
         return base64.b64encode(backend.artifacts.get(reference)).decode()
-    except FileNotFoundError:
+    except LostFileError:
         return None
 
 

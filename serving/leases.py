@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select, update
 
 from serving.bell import Bell
 from serving.database import read, write
 from serving.jobs import end_job
 from serving.order import by_turn, comes_before, queue, turn
+from serving.rates import learn_rate
 from serving.records import UNFINISHED, Clock
-from serving.tables import jobs, rates, tasks, tenants
-
-# Share of the newest measurement in the running mean of a stage's speed.
-_RATE_GAIN = 0.2
+from serving.tables import jobs, tasks, tenants
 
 
 class LeaseLostError(Exception):
@@ -151,13 +149,15 @@ class WorkQueue:
                 connection, lease, {"steps_done": steps_done, "saved_steps": steps_done, "state": state, "attempts": 0}
             )
 
-    def give_back(self, lease: Lease, *, error: str | None = None) -> None:
+    def give_back(self, lease: Lease, *, error: str | None = None, lost: str | None = None) -> None:
         """Let another worker go on from the last saved state (preemption, shutdown).
 
         Args:
             lease: the task.
             error: what went wrong, if that is why; after `max_attempts` errors without progress the job fails.
+            lost: a file that it cannot read: whichever task made it starts anew.
         """
+        stages = [lease.stage]
         with write(self.engine) as connection:
             self._charge(connection, lease)
             row = connection.execute(select(tasks.c.attempts).where(_held(lease))).first()
@@ -167,9 +167,13 @@ class WorkQueue:
                 message = f"stage {lease.stage} failed {attempts} times: {error}"
                 end_job(connection, lease.job, "failed", self.clock(), code="stage_failed", message=message)
             else:
-                ready = {"status": "ready", "owner": None, "lease_expires_at": None, "attempts": attempts}
-                connection.execute(update(tasks).where(_held(lease)).values(ready))
-        self.bell.ring(lease.stage)
+                status = "waiting" if lost in lease.inputs else "ready"
+                free = {"status": status, "owner": None, "lease_expires_at": None, "attempts": attempts}
+                was_ours = connection.execute(update(tasks).where(_held(lease)).values(free)).rowcount > 0
+                if was_ours and lost is not None:
+                    stages += self._start_anew(connection, lease.job, lost)
+        for stage in stages:
+            self.bell.ring(stage)
 
     def let_go(self, lease: Lease) -> None:
         """Stop working on a task whose job has ended."""
@@ -191,7 +195,9 @@ class WorkQueue:
         now = self.clock()
         with write(self.engine) as connection:
             self._charge(connection, lease)
-            self._measure(connection, lease, now)
+            task = connection.execute(select(tasks.c.duration_s, tasks.c.cost).where(_held(lease))).first()
+            if task is not None and task.cost > 0:
+                learn_rate(connection, lease.stage, task.duration_s / task.cost, now)
             self._change(
                 connection, lease, {"status": "done", "output": output, "steps_done": lease.num_steps, "state": None}
             )
@@ -238,6 +244,12 @@ class WorkQueue:
             inputs=tuple(outputs[position] for position in row.needs),
         )
 
+    def _start_anew(self, connection: Connection, job: str, lost: str) -> Sequence[str]:
+        idle = and_(tasks.c.job == job, tasks.c.status.in_(("ready", "done")))
+        anew = {"status": "ready", "steps_done": 0, "saved_steps": 0, "state": None}
+        maker = update(tasks).where(idle, or_(tasks.c.output == lost, tasks.c.state == lost))
+        return connection.execute(maker.values(anew).returning(tasks.c.stage)).scalars().all()
+
     def _change(self, connection: Connection, lease: Lease, values: dict[str, Any]) -> None:
         if connection.execute(update(tasks).where(_held(lease)).values(values)).rowcount == 0:
             raise LeaseLostError(f"job {lease.job} task {lease.position} was taken over")
@@ -255,20 +267,6 @@ class WorkQueue:
         connection.execute(update(tasks).where(_held(lease)).values(duration_s=tasks.c.duration_s + spent_s))
         service = tenants.c.virtual_time + spent_s / tenants.c.weight
         connection.execute(update(tenants).where(tenants.c.name == row.tenant).values(virtual_time=service))
-
-    def _measure(self, connection: Connection, lease: Lease, now: float) -> None:
-        """Fold a finished task's seconds per cost into the stage's running mean."""
-        task = connection.execute(select(tasks.c.duration_s, tasks.c.cost).where(_held(lease))).first()
-        if task is None or task.cost <= 0:
-            return
-        measured = task.duration_s / task.cost
-        old = connection.execute(select(rates.c.seconds_per_cost).where(rates.c.stage == lease.stage)).first()
-        if old is None:
-            connection.execute(insert(rates).values(stage=lease.stage, seconds_per_cost=measured, updated_at=now))
-            return
-        mean = old.seconds_per_cost + _RATE_GAIN * (measured - old.seconds_per_cost)
-        mine = rates.c.stage == lease.stage
-        connection.execute(update(rates).where(mine).values(seconds_per_cost=mean, updated_at=now))
 
     def _release_waiting(self, connection: Connection, job: str) -> list[str]:
         rows = connection.execute(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from opentelemetry import trace
 
-from serving.artifacts import ArtifactStore
+from serving.artifacts import ArtifactStore, LostFileError
 from serving.bell import Bell
 from serving.config import WorkerConfig
 from serving.database import retry
@@ -149,12 +149,12 @@ class Worker:
             self.observe("lost", 1.0, lease.stage)
             # A job cancelled during its last step ends here, with the lease still ours; whoever cancelled waits for it.
             retry(lambda: self.queue.let_go(lease), patience_s=_DATABASE_PATIENCE_S)
-        except (MemoryError, OSError, RuntimeError) as err:
-            reason = f"{type(err).__name__}: {err}"
+        except (LostFileError, MemoryError, OSError, RuntimeError) as err:
+            reason, lost = f"{type(err).__name__}: {err}", getattr(err, "reference", None)
             # A full device or disk may pass; the attempts are counted, and the job fails when they are used up.
             logger.exception("task failed, to be tried again job=%s stage=%s", lease.job, lease.stage)
             self.observe("retries", 1.0, lease.stage)
-            retry(lambda: self.queue.give_back(lease, error=reason), patience_s=_DATABASE_PATIENCE_S)
+            retry(lambda: self.queue.give_back(lease, error=reason, lost=lost), patience_s=_DATABASE_PATIENCE_S)
         except Exception as err:
             logger.exception("task failed job=%s stage=%s", lease.job, lease.stage)
             message = f"stage {lease.stage}: {type(err).__name__}: {err}"
@@ -239,7 +239,7 @@ class Worker:
         if progress.previewing.is_due and progress.state:
             with progress.previewing.timed():
                 picture = self.stage_set.preview(self.shelf.model(lease.release), progress.state)
-                preview = self.artifacts.put(lease.job, picture, ".jpg") if picture else None
+                preview = self.artifacts.put(lease.job, picture, ".jpg", durable=False) if picture else None
         if preview or progress.reporting.is_due:
             with progress.reporting.timed():
                 steps_done = progress.steps_done
@@ -257,12 +257,11 @@ class Worker:
                 self.artifacts.remove(old)
 
     def _finish(self, lease: Lease, output: Output, progress: _Progress) -> None:
-        data = self.artifacts.put(lease.job, output.data, output.suffix)
+        made = (output.data, output.suffix)
+        data = self.artifacts.put(lease.job, *made, durable=made in output.results.values())
         results = {
             # Often a caller's file is the very one that the next stage reads.
-            variant: data
-            if (content, suffix) == (output.data, output.suffix)
-            else self.artifacts.put(lease.job, content, suffix)
+            variant: data if (content, suffix) == made else self.artifacts.put(lease.job, content, suffix)
             for variant, (content, suffix) in output.results.items()
         }
         retry(lambda: self.queue.complete(lease, data, results), patience_s=_DATABASE_PATIENCE_S)

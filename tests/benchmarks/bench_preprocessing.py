@@ -78,8 +78,8 @@ def measure(folder: Path, vae: Path, scale: float, peers: bool) -> dict[str, Cal
             yield Gate(id=gate, figure=figure, what=f"peer: {name}")
 
     def efficiency(size: tuple[int, int]) -> Gate:
-        group = preprocessing_throughput.GROUP_FRAMES
-        frames = -(-many(10_000, group) // group) * group
+        least = preprocessing_throughput.GROUP_FRAMES * preprocessing_throughput.ROUNDS
+        frames = -(-many(10_000, least) // least) * least
         figure, bare_ms = preprocessing_throughput.efficiency(folder, frames, size)
         made_by = f"{preprocessing_throughput.ENCODERS} encoders, {bare_ms:.1f} ms a frame bare"
         what = f"encode-bound frames per CPU-s / bare encoder, {frames} frames of {size[0]}x{size[1]}, {made_by}"

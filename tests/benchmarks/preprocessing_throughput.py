@@ -32,6 +32,7 @@ SIZE = (128, 256)
 LARGE = (256, 512)
 CLIP_FRAMES, SOURCE_FRAMES, GROUP_FRAMES = 8, 80, 400
 WATCH_S = 2.0
+ROUNDS = 5
 ENCODERS = os.cpu_count() or 1
 """One for each core: what Ray itself takes by the clock is a sum for a whole cluster."""
 
@@ -41,39 +42,43 @@ T = TypeVar("T")
 def efficiency(folder: Path, frames: int, size: tuple[int, int]) -> tuple[float, float]:
     """CPU time per frame of the bare encoder over that of all processes of a run, and the former in milliseconds.
 
-    A run over one group has the same start and end as a run over many: the difference is what `frames` frames cost.
-    The bare encoder is measured before, between and after the two.
+    A run over one group has the same start and end as a run over many: the difference is what the other groups cost.
+    The bare encoder is measured before, between and after the two. Machines change their speed within minutes, so this
+    is done in rounds; the medians over them are returned.
 
     Args:
         folder: for corpus and shards.
-        frames: a multiple of GROUP_FRAMES.
+        frames: a multiple of ROUNDS * GROUP_FRAMES.
         size: (height, width) of sources and clips.
     """
+    more = frames // GROUP_FRAMES // ROUNDS
+    groups = ROUNDS * (more + 2)
     job = Job(
-        corpus=str(make_corpus(folder, frames + 2 * GROUP_FRAMES, size)),
+        corpus=str(make_corpus(folder, groups * GROUP_FRAMES, size)),
         shards=str(folder / f"throughput-shards-{size[1]}"),
         checkpoint=str(VAE),
-        config=PreprocessConfig(
-            clips=(ClipForm(num_frames=CLIP_FRAMES, fps="10"),), sizes=(size,), min_groups=frames // GROUP_FRAMES + 2
-        ),
+        config=PreprocessConfig(clips=(ClipForm(num_frames=CLIP_FRAMES, fps="10"),), sizes=(size,), min_groups=groups),
     )
     vae = find_autoencoder(job.checkpoint)
     with connect():
-        summary = make_or_read_plan(job, find_sources(job.corpus), vae, dataset)
-        config = shard_config(job, vae, summary)
+        config = shard_config(job, vae, make_or_read_plan(job, find_sources(job.corpus), vae, dataset))
 
         def encode(groups: Sequence[int]) -> int:
             resources = Resources(encoders=ENCODERS)
             rows = dataset.encode_groups(job.shards, groups, config, vae.folder, job.config, resources)
             return CLIP_FRAMES * sum(row["clips"] for row in rows)
 
-        bare = [bare_cpu_s(vae.folder, size)]
-        few_s, few = tree_cpu_s(lambda: encode([0]))
-        bare.append(bare_cpu_s(vae.folder, size))
-        many_s, many = tree_cpu_s(lambda: encode(range(1, summary.groups)))
-        bare.append(bare_cpu_s(vae.folder, size))
-    assert many - few == frames, f"{many} and {few} frames were encoded"
-    return statistics.median(bare) * (many - few) / (many_s - few_s), statistics.median(bare) * 1e3
+        figures, bares = [], []
+        for first in range(0, groups, more + 2):
+            bare = [bare_cpu_s(vae.folder, size)]
+            few_s, few = tree_cpu_s(lambda first=first: encode([first]))
+            bare.append(bare_cpu_s(vae.folder, size))
+            many_s, many = tree_cpu_s(lambda first=first: encode(range(first + 1, first + more + 2)))
+            bare.append(bare_cpu_s(vae.folder, size))
+            assert many - few == more * GROUP_FRAMES, f"{many} and {few} frames were encoded"
+            bares.append(statistics.median(bare))
+            figures.append(bares[-1] * (many - few) / (many_s - few_s))
+    return statistics.median(figures), statistics.median(bares) * 1e3
 
 
 def make_corpus(folder: Path, frames: int, size: tuple[int, int]) -> Path:
@@ -101,7 +106,7 @@ def _bare_cpu_s(given: tuple[Path, tuple[int, int]]) -> float:
     frames = np.random.default_rng(0).integers(0, 255, (CLIP_FRAMES, *size, 3), np.uint8)
     encode(frames)
     spent = []
-    for _ in range(50):
+    for _ in range(20):
         start = time.process_time()
         encode(frames)
         spent.append(time.process_time() - start)

@@ -64,7 +64,9 @@ class House:
             observe=Counters(self.backend.queue.engine),
         )
 
-    def submit(self, *, seed: int = 3, steps: int = 5, frames: int = 8, prompt: str = "a road") -> str:
+    def submit(
+        self, *, seed: int = 3, steps: int = 5, frames: int = 8, prompt: str = "a road", upload: str | None = None
+    ) -> str:
         request = {
             "prompt": prompt,
             "seed": seed,
@@ -75,7 +77,7 @@ class House:
             "width": 32,
             "height": 16,
             "scene": "",
-            "inputs": {},
+            "inputs": {"video": upload} if upload else {},
         }
         return self.submit_request(request)
 

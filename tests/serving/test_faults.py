@@ -1,16 +1,19 @@
 """Stores that go away in the middle of work, and files on S3."""
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import openai
 import pytest
 from moto.server import ThreadedMotoServer
+from sqlalchemy import select
 
-from serving.artifacts import ArtifactStore
+from serving.artifacts import ArtifactStore, LostFileError
 from serving.conductor import Conductor
 from serving.database import open_database
-from serving.tables import metadata
+from serving.tables import metadata, tasks
 from tests.serving.house import House, serving, wait_for, working
 
 
@@ -85,8 +88,71 @@ def test_damaged_file_is_refused_by_name(tmp_path):
     reference = store.put("job", b"latents", ".bin")
     assert store.get(reference) == b"latents"
     (tmp_path / reference).write_bytes(b"latentz")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(LostFileError, match="damaged"):
         store.get(reference)
+
+
+def _tear(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.fixture
+def expected(tmp_path):
+    """The video of a job of two segments that nothing disturbed."""
+    alone = House(tmp_path / "alone")
+    job = alone.submit(frames=16)
+    with working(alone.worker("denoise"), alone.worker("decode")):
+        wait_for(lambda: alone.backend.jobs.get(job).is_finished)
+    return alone.video(job)
+
+
+def _tasks(house, column):
+    with house.backend.queue.engine.connect() as connection:
+        return [value for value in connection.execute(select(column).order_by(tasks.c.position)).scalars() if value]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _tear])
+def test_lost_output_of_a_stage_is_made_again(tmp_path, expected, damage):
+    house = House(tmp_path / "damaged")
+    job = house.submit(frames=16)
+    with working(house.worker("denoise")):
+        wait_for(lambda: len(_tasks(house, tasks.c.output)) == 2)
+    damage(tmp_path / "damaged/files" / _tasks(house, tasks.c.output)[0])
+    with working(house.worker("denoise"), house.worker("decode")):
+        wait_for(lambda: house.backend.jobs.get(job).is_finished)
+    assert house.video(job) == expected
+    assert house.steps(job).count((0, 4)) == 2
+    assert house.steps(job).count((1, 4)) == 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _tear])
+def test_stage_whose_saved_state_is_lost_starts_anew(tmp_path, expected, damage, monkeypatch):
+    house = House(tmp_path / "damaged", save_every_s=0.0)
+    job = house.submit(frames=16)
+    worker, save = house.worker("denoise"), house.backend.queue.save
+
+    def save_and_stop(*saved: Any) -> None:
+        save(*saved)
+        worker.stopping.set()
+
+    with monkeypatch.context() as patch, working(worker):
+        patch.setattr(house.backend.queue, "save", save_and_stop)
+        wait_for(worker.stopping.is_set)
+    [state] = _tasks(house, tasks.c.state)
+    damage(tmp_path / "damaged/files" / state)
+    assert house.steps(job) == [(0, 0)]
+    with working(house.worker("denoise"), house.worker("decode")):
+        wait_for(lambda: house.backend.jobs.get(job).is_finished)
+    assert house.video(job) == expected
+    assert house.steps(job)[1:] == [(segment, step) for segment in (0, 1) for step in range(5)]
+
+
+def test_lost_upload_fails_its_job_by_name(tmp_path):
+    house = House(tmp_path)
+    job = house.submit(upload="gone/0.bin")
+    with working(house.worker("denoise"), house.worker("decode")):
+        wait_for(lambda: house.backend.jobs.get(job).is_finished)
+    assert "file gone/0.bin is gone" in house.backend.jobs.get(job).error_message
 
 
 def test_conductor_removes_what_was_kept_long_enough(tmp_path):

@@ -1,7 +1,9 @@
 """What all tests share."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import s3fs
@@ -20,6 +22,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[str]:
+    """Address of a Ray cluster that several tests join, as commands do with RAY_ADDRESS: each costs a minute of CPU."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - seconds, for few
+
+    # Sockets live below this folder and a socket's path is limited to 107 bytes.
+    folder = Path(f"/tmp/vldm-s{os.getpid()}")
+    folder.mkdir()
+    head = {
+        "num_cpus": os.cpu_count(),
+        "include_dashboard": False,
+        "object_store_memory": 300 * 2**20,
+        "_system_config": {"prestart_worker_first_driver": False},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        for name in ("PROXY_READY_CHECK", "PROXY_HEALTH_CHECK"):
+            patch.setenv(f"RAY_SERVE_{name}_TIMEOUT_S", "60")
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster.address
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

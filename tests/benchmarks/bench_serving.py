@@ -22,7 +22,7 @@ import httpx2 as httpx
 from tests.serving.bench import Rows, ToyService, kill_every, percentile, toy_service
 from tests.serving.overload import overload
 from tests.serving.peers import pattern_app, queue_service, run_toy
-from tests.serving.processes import rss_bytes
+from tests.serving.processes import memory_bytes
 from tests.serving.toy import make_checkpoint
 
 
@@ -153,9 +153,9 @@ def memory(service: ToyService, rows: Rows, scale: float) -> None:
             service.wait(job)
 
     mixed(number // 2)
-    before = rss_bytes(os.getpid())
+    before = memory_bytes(os.getpid())
     mixed(number)
-    slope = (rss_bytes(os.getpid()) - before) / number / 1024
+    slope = (memory_bytes(os.getpid()) - before) / number / 1024
     rows.add("S12 memory per job", slope, 8, 1, "KB", note=f"{number} jobs: done, failed, cancelled")
 
 

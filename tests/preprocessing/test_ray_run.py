@@ -1,4 +1,4 @@
-"""The real command on Ray: a run killed in between and run again ends like an undisturbed one."""
+"""A run on Ray that is killed in between and run again, on another cluster, ends like one without Ray."""
 
 import os
 import signal
@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from infra.cli import ExitCode
+from preprocessing.arguments import Job, parse_job
+from preprocessing.run import main_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -21,9 +26,9 @@ def corpus(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
     return tmp_path / "corpus"
 
 
-def command(corpus: Path, shards: Path, vae: Path) -> list[str]:
+def arguments(corpus: Path, shards: Path, vae: Path) -> list[str]:
     sizes = ["--sizes", "32", "64", "--min-groups", "6", "--resources.encoders", "1"]
-    return [sys.executable, "-m", "preprocessing", "run", str(corpus), str(shards), "--checkpoint", str(vae), *sizes]
+    return [str(corpus), str(shards), "--checkpoint", str(vae), *sizes]
 
 
 def content(shards: Path) -> dict[str, bytes]:
@@ -32,24 +37,28 @@ def content(shards: Path) -> dict[str, bytes]:
 
 
 def test_run_is_exactly_once_over_a_kill_and_says_when_there_is_nothing_to_do(
-    corpus: Path, vae_folder: Path, tmp_path: Path
+    corpus: Path,
+    vae_folder: Path,
+    tmp_path: Path,
+    run_job: Callable[[Job], ExitCode],
+    shared_cluster: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    torch.set_num_threads(1)
+    alone, shards = tmp_path / "alone", tmp_path / "shards"
+    assert run_job(parse_job(arguments(corpus, alone, vae_folder), "run")) == ExitCode.DONE_WITH_QUARANTINE
+    line = [sys.executable, "-m", "preprocessing", "run", *arguments(corpus, shards, vae_folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = command(corpus, tmp_path / "a", vae_folder)
-    first = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    assert first.returncode == 3, first.stderr
-    again = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 3
-    assert "nothing to do" in again.stdout
-    killed = subprocess.Popen(command(corpus, tmp_path / "b", vae_folder), env=environment, stderr=subprocess.DEVNULL)
-    ledger = tmp_path / "b" / "ledger"
-    while killed.poll() is None and not (ledger.is_dir() and any(ledger.glob("group-*.json"))):
+    killed = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not list((shards / "ledger").glob("group-*.json")):
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "b" / "_SUCCESS.json").exists()
-    last = subprocess.run(
-        command(corpus, tmp_path / "b", vae_folder), env=environment, capture_output=True, text=True, check=False
-    )
-    assert last.returncode == 3, last.stderr
-    assert content(tmp_path / "b") == content(tmp_path / "a")
+    assert killed.wait() == -signal.SIGKILL
+    assert not (shards / "_SUCCESS.json").exists()
+    monkeypatch.setenv("RAY_ADDRESS", shared_cluster)
+    assert main_run(arguments(corpus, shards, vae_folder)) == ExitCode.DONE_WITH_QUARANTINE
+    assert content(shards) == content(alone)
+    capsys.readouterr()
+    assert main_run(arguments(corpus, shards, vae_folder)) == ExitCode.DONE_WITH_QUARANTINE
+    assert "nothing to do" in capsys.readouterr().out

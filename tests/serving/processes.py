@@ -25,10 +25,10 @@ def cpu_s(pid: int) -> float:
     return total
 
 
-def rss_bytes(pid: int) -> int:
-    """Memory of `pid` and everything below it; shared pages count once for each process."""
+def memory_bytes(pid: int) -> int:
+    """Memory of `pid` and everything below it; pages that several share are divided among them."""
     total = 0
     for process in [psutil.Process(pid), *descendants(pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
+            total += process.memory_full_info().pss
     return total

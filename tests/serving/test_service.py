@@ -1,4 +1,4 @@
-"""The service as an operator starts it: `python -m serving` on Ray Serve with a checkpoint of random weights."""
+"""The service as an operator starts it: `python -m serving` on a Ray cluster, with a checkpoint of random weights."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Service:
-    """A running service: its process, its address, and the replicas below it."""
+    """A running service: its process, its address, and its replicas."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
         self.process, self.url = process, url
@@ -39,7 +39,7 @@ class Service:
 
     def replicas(self, name: str) -> list[psutil.Process]:
         title = f"ray::ServeReplica:videoldm:{name}"
-        return [process for process in descendants(self.process.pid) if title in process.cmdline()[0]]
+        return [process for process in descendants(os.getpid()) if title in process.cmdline()[0]]
 
     def kill(self, name: str) -> None:
         for process in self.replicas(name):
@@ -63,10 +63,10 @@ class Service:
 
 
 @contextmanager
-def running(checkpoint: str, state: Path, *arguments: str) -> Iterator[Service]:
+def running(cluster: str, checkpoint: str, state: Path, *arguments: str) -> Iterator[Service]:
     port = free_port()
     line = [sys.executable, "-m", "serving", "--checkpoint", checkpoint, "--port", str(port), "--state", str(state)]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "RAY_ADDRESS": cluster, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*line, *arguments], cwd=ROOT, env=environment)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -91,10 +91,10 @@ def checkpoints(tmp_path_factory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def service(checkpoints, tmp_path_factory) -> Iterator[Service]:
+def service(checkpoints, tmp_path_factory, shared_cluster) -> Iterator[Service]:
     state = tmp_path_factory.mktemp("state")
     quick = ("--worker.lease-s", "2", "--worker.save-every-s", "0.1")
-    with running(checkpoints[0], state, *quick) as service:
+    with running(shared_cluster, checkpoints[0], state, *quick) as service:
         service.state = state  # type: ignore[attr-defined]
         yield service
 

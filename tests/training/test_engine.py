@@ -96,6 +96,8 @@ def deepspeed_worker(rank: int, count: int, zero: ZeroConfig, steps: range, fold
 def run_deepspeed(
     spawn: Spawn, zero: ZeroConfig, count: int, steps: range, folder: Path, saved: Path | None = None
 ) -> dict[str, Tensor]:
+    import training.engine  # noqa: F401, PLC0415 - seconds, once here instead of in each worker
+
     spawn(deepspeed_worker, count, count, zero, steps, str(folder), saved)
     results = [torch.load(folder / f"{steps.stop}-{rank}.pt") for rank in range(count)]
     for result in results[1:]:

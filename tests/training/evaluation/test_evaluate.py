@@ -156,9 +156,12 @@ def test_what_is_kept_is_kept_by_all_that_made_it(checkpoint: str, corpus: Path,
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_measures_what_one_process_measures(checkpoint: str, corpus: Path, tmp_path: Path) -> None:
+def test_ray_measures_what_one_process_measures(
+    checkpoint: str, corpus: Path, tmp_path: Path, shared_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = arguments(checkpoint, corpus, tmp_path)
     here = command.measure(replace(given, kept=None), evaluate.runner(0))[0]
+    monkeypatch.setenv("RAY_ADDRESS", shared_cluster)
     on_ray = command.measure(replace(given, kept=None), evaluate.runner(1))[0]
     assert on_ray.figures == here.figures
     assert len(here.figures) > 4

@@ -30,6 +30,8 @@ REAL_CLIPS = ROOT / "tests" / "data" / "driving"
 SERVICE_START_S = 180
 CHECKPOINT = "synthetic-driving"
 STAGES = ("prediction", "interpolation")
+STEPS = "10"
+"""Denoising steps: what more would add cannot be seen at this size."""
 ON_RAY = ("--cluster.launcher", "ray", "--cluster.max-workers", "2", "--cluster.engine", "deepspeed")
 
 
@@ -70,7 +72,8 @@ def steps(demo: Demo) -> list[Step]:
 
     def show(scene: str) -> tuple[str, ...]:
         target = ("--out", str(out / f"{scene}.mp4"), "--sheet", str(out / f"{scene}.png"))
-        return ("pipelines", "generate", *shipped, "--scene", scene, "--stages", "prediction", *target)
+        sampling = ("--scene", scene, "--stages", "prediction", "--steps", STEPS)
+        return ("pipelines", "generate", *shipped, *sampling, *target)
 
     def training(name: str, *options: str) -> Step:
         paths = ("--shards", str(out / "shards"), "--out", str(checkpoint), "--run-dir", str(out / "runs"))
@@ -146,7 +149,7 @@ def _ask(demo: Demo, checkpoint: Path, log: IO[str]) -> None:
         client = OpenAI(base_url=f"{url}/v1", api_key="demo", timeout=120)
         try:
             # No scene: real clips have no labels, so words such as "day" would ask for a drawn one.
-            wish = {"seed": 1, "stages": STAGES, "num_inference_steps": 10}
+            wish = {"seed": 1, "stages": STAGES, "num_inference_steps": int(STEPS)}
             video = client.videos.create_and_poll(prompt="a drive", extra_body=wish)
             if video.status != "completed":
                 raise IncompleteError(f"the service could not make the clip: {video.error}; see {log.name}")
@@ -159,7 +162,9 @@ def _ask(demo: Demo, checkpoint: Path, log: IO[str]) -> None:
 @contextmanager
 def _service(checkpoint: Path, state: Path, log: IO[str]) -> Iterator[str]:
     port = free_port()
-    line = ["serving", "--checkpoint", str(checkpoint), "--port", str(port), "--state", str(state)]
+    # One clip is asked for: its stages work one after the other, so each may use two cores.
+    where = ("--port", str(port), "--state", str(state))
+    line = ["serving", "--checkpoint", str(checkpoint), *where, "--worker.num-threads", "2"]
     log.write(f"\n$ python -m {' '.join(line)}\n")
     log.flush()
     server = subprocess.Popen([sys.executable, "-m", *line], stdout=log, stderr=log, cwd=ROOT)

@@ -95,7 +95,7 @@ def cost(rows: Rows, folder: Path, jobs: int) -> None:
     rows.peer("S1 served / bare", bare_s / peer_s, "", "queue in FastAPI: nothing is stored, checked or cancelled")
 
 
-def peak_rss_of(code: str) -> float:
+def peak_of(code: str) -> float:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -104,15 +104,15 @@ def length(rows: Rows, folder: Path, _: int) -> None:
     """S8: peak memory of the stages of a long video against a short one, and the wait for the first segment."""
     checkpoint = make_tiny(folder / "tiny", frames=8, steps=2)
     code = (
-        "import sys, resource; sys.path.insert(0, {root!r}); sys.path.insert(0, {root!r} + '/tests/benchmarks');"
-        "import bench_serving_model as b; b.STEPS = 2; s = b.PipelineStages();"
+        "import sys; sys.path.insert(0, {root!r}); sys.path.insert(0, {root!r} + '/tests/benchmarks');"
+        "import bench_serving_model as b; from tests.peak import peak_bytes; b.STEPS = 2; s = b.PipelineStages();"
         "m = {{p: s.load({checkpoint!r}, p) for p in s.pools}}; b.torch.set_num_threads(1);"
         "b.make(s, m, b.request(1, {frames}));"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(peak_bytes())"
     )
     root = str(Path(__file__).resolve().parents[2])
-    short, long = (peak_rss_of(code.format(root=root, checkpoint=checkpoint, frames=n)) for n in (16, 256))
-    note = f"{long / 1024:.0f} against {short / 1024:.0f} MB"
+    short, long = (peak_of(code.format(root=root, checkpoint=checkpoint, frames=n)) for n in (16, 256))
+    note = f"{long / 2**20:.0f} against {short / 2**20:.0f} MiB"
     rows.add("S8 memory 256 / 16 frames", long / short, 1.3, 1.1, note=note)
     house = House(folder / "state", stages=PipelineStages(), checkpoint=checkpoint)
     with working(house.worker("denoise"), house.worker("decode")):

@@ -128,10 +128,10 @@ def peak_memory(folder: Path, vae: Path) -> float:
         for i in range(count):
             write_video(corpus / f"{i}.mp4", 24, seed=i)
         code = (
-            "import sys, resource; from pathlib import Path; sys.path.insert(0, '.');"
-            "from tests.benchmarks.preprocessing_gates import run_small;"
+            "import sys; from pathlib import Path; sys.path.insert(0, '.');"
+            "from tests.benchmarks.preprocessing_gates import run_small; from tests.peak import peak_bytes;"
             f"run_small(Path({str(corpus)!r}), Path({str(folder / f'memory-shards-{count}')!r}), Path({str(vae)!r}));"
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            "print('peak', peak_bytes())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))

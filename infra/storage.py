@@ -80,7 +80,7 @@ def read_bytes(uri: str) -> bytes:
         FileNotFoundError: if nothing is at `uri`.
     """
     files, path = filesystem(uri)
-    return bytes(files.cat_file(path))
+    return bytes(files.cat_file(path)) if is_remote(uri) else Path(path).read_bytes()
 
 
 def list_files(uri: str, suffix: str = "") -> list[StoredFile]:

@@ -3,10 +3,8 @@
 import logging
 import os
 import socket
-import sys
 import threading
 import uuid
-from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,7 +32,6 @@ class Ingress:
     def __init__(self, config: ServeConfig, stage_set: StageSet, *_others: DeploymentHandle[Any]) -> None:
         # The other deployments are bound here only to belong to the application; nothing is sent to them.
         _observe(config, "ingress")
-        _give_way()
         self.backend = open_backend(config, stage_set, durable=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -119,18 +116,6 @@ def _observe(config: ServeConfig, process: str) -> None:
     configure_logs()
     write_traces(config.traces, process)
     write_logs(config.logs, process)
-
-
-def _give_way() -> None:
-    """Never interrupt a worker on the same machine: requests that are refused must not slow down those accepted.
-
-    Linux lets a thread that wakes up push another off its core; threads of the batch class wait for a free one.
-    """
-    if sys.platform == "linux":
-        for thread in os.listdir("/proc/self/task"):
-            # It may have ended meanwhile, or a container may forbid it.
-            with suppress(OSError):
-                os.sched_setscheduler(int(thread), os.SCHED_BATCH, os.sched_param(0))
 
 
 def _set_up_torch(num_threads: int) -> None:

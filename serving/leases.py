@@ -245,6 +245,7 @@ class WorkQueue:
         )
 
     def _start_anew(self, connection: Connection, job: str, lost: str) -> Sequence[str]:
+        # A maker that runs makes the file anyway.
         idle = and_(tasks.c.job == job, tasks.c.status.in_(("ready", "done")))
         anew = {"status": "ready", "steps_done": 0, "saved_steps": 0, "state": None}
         maker = update(tasks).where(idle, or_(tasks.c.output == lost, tasks.c.state == lost))

@@ -150,7 +150,7 @@ class Worker:
             # A job cancelled during its last step ends here, with the lease still ours; whoever cancelled waits for it.
             retry(lambda: self.queue.let_go(lease), patience_s=_DATABASE_PATIENCE_S)
         except (LostFileError, MemoryError, OSError, RuntimeError) as err:
-            reason, lost = f"{type(err).__name__}: {err}", getattr(err, "reference", None)
+            reason, lost = f"{type(err).__name__}: {err}", err.reference if isinstance(err, LostFileError) else None
             # A full device or disk may pass; the attempts are counted, and the job fails when they are used up.
             logger.exception("task failed, to be tried again job=%s stage=%s", lease.job, lease.stage)
             self.observe("retries", 1.0, lease.stage)

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[str]:
-    """Address of a Ray cluster that several tests join, as commands do with RAY_ADDRESS: each costs a minute of CPU."""
+    """Address of a Ray cluster that several tests join, as commands do with RAY_ADDRESS: each takes 40 s of CPU."""
     from ray.cluster_utils import Cluster  # noqa: PLC0415 - seconds, for few
 
     # Sockets live below this folder and a socket's path is limited to 107 bytes.

@@ -1,4 +1,4 @@
-"""Stores that go away in the middle of work, and files on S3."""
+"""Stores and files that are lost in the middle of work, and files on S3."""
 
 import threading
 from pathlib import Path
